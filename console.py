@@ -1,0 +1,165 @@
+"""What the person at the terminal types and sees: flags, one-line messages, a progress bar, exit codes."""
+
+import argparse
+import contextlib
+import errno
+import math
+import os
+import sys
+from pathlib import Path
+
+EXIT_BAD_INPUT, EXIT_NON_FINITE, EXIT_INTERRUPTED = 2, 3, 130
+
+
+class UserError(Exception):
+    """Bad arguments or data: one line that names the file or flag and the way out (exit code 2)."""
+
+
+class NonFiniteError(Exception):
+    """Training left the finite numbers: one line that names the term, the epoch and the step (exit code 3)."""
+
+
+def note(message):
+    """Print one line at once, also when stdout is a file or a pipe."""
+    print(message, flush=True)
+
+
+@contextlib.contextmanager
+def quiet_stderr():
+    """Silence the process's stderr, also for C++: TensorFlow logs while it loads, before its log level counts."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    saved, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(silent)
+
+
+def progress(items, total, label=None):
+    """Yield from `items` behind a progress bar, which is wiped at its end where there is no label.
+
+    Without a terminal there is no bar, only the label.
+    """
+    from keras.utils import Progbar  # here, because Keras takes seconds to import and most messages need none of it
+
+    if label:
+        note(label)
+    bar = Progbar(total) if sys.stdout.isatty() and total else None
+    for count, item in enumerate(items, 1):
+        yield item
+        if bar:
+            bar.update(count, finalize=bool(label) and count >= total)
+    if bar and not label:
+        print("\r\x1b[K", end="", flush=True)
+
+
+def _number(kind, low, high=math.inf):
+    """An argparse type: an int or a finite float in [low, high]."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and low <= value <= high):
+            bound = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
+            noun = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {bound}")
+        return value
+
+    return parse
+
+
+def _folder_name(text):
+    if text in ("", ".", "..") or Path(text).name != text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a plain folder name")
+    return text
+
+
+def _path(text):
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("an empty path")
+    return text
+
+
+FLAGS = {  # name: (type or choices, help)
+    "dataset": (_path, "toy-digits, toy-faces, mnist, cifar10, cifar10-grey, celeba or a folder of images"),
+    "z": (_number(int, 1, 10_000), "latent dimensions"),
+    "epochs": (_number(int, 1), "passes over the training images"),
+    "batch_size": (_number(int, 1), "images in a training step"),
+    "learning_rate": (_number(float, 1e-12, 1e6), "step size of Adam after warm-up"),
+    "likelihood": (("auto", "bernoulli", "gaussian"), "pixel distribution; auto: bernoulli for digits, else gaussian"),
+    "binarize": (("none", "dynamic", "threshold"), "black-and-white pixels: drawn anew each time, or above one half"),
+    "beta": (_number(float, 0, 1e6), "weight of the KL term in training; reported losses have 1"),
+    "seed": (_number(int, 0, 2**31 - 1), "all randomness follows from it"),
+    "limit": (_number(int, 1), "first N training images and at most N test images"),
+    "image_size": (("32", "64", "128"), "pixels a side, for celeba and folders of images"),
+    "data_dir": (_path, "where data sets lie or are downloaded to"),
+    "out": (_path, "where run folders go"),
+    "name": (_folder_name, "run folder's name"),
+}
+
+
+def parse_settings(script, description, constants, argv=None):
+    """Settings of a run: a flag wins over the constant of the same name, a constant over the data set's default.
+
+    `constants` are a script's globals, of which the UPPER_CASE ones count. Returns an argparse.Namespace of them all,
+    in lower case, with `script`, but for BY_DATASET, whose row stands in for what is None. Bad values exit with 2.
+    """
+    given = {name.lower(): value for name, value in constants.items() if name.isupper()}
+    by_dataset = given.pop("by_dataset")
+    given["data_dir"] = os.environ.get("VAE_DATA") or given["data_dir"]
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    for name, (kind, text) in FLAGS.items():
+        accepted = {"choices": kind} if isinstance(kind, tuple) else {"type": kind, "metavar": name.upper()}
+        parser.add_argument("--" + name.replace("_", "-"), help=text, **accepted)
+    parser.add_argument("--resume", action="store_true", help="go on with the run where it stopped")
+    flags = vars(parser.parse_args(argv))
+    given |= {name: value for name, value in flags.items() if value is not None}
+    settings = argparse.Namespace(script=script, **given)
+    row = by_dataset.get(settings.dataset, by_dataset["a folder"])
+    for name in FLAGS:
+        if getattr(settings, name) is None:
+            setattr(settings, name, row.get(name.upper()))
+    _check_constants(parser, settings)
+    return settings
+
+
+def _check_constants(parser, settings):
+    """Constants are edited by hand: hold them to the rules of their flags, and refuse contradictions."""
+    for name, (kind, _) in FLAGS.items():
+        value = getattr(settings, name)
+        if value is not None and isinstance(kind, tuple) and str(value) not in kind:
+            parser.error(f"{name.upper()} (--{name.replace('_', '-')}): {value!r} is not one of {', '.join(kind)}")
+        if value is not None and not isinstance(kind, tuple):
+            try:
+                kind(str(value))
+            except argparse.ArgumentTypeError as error:
+                parser.error(f"{name.upper()} (--{name.replace('_', '-')}): {error}")
+    settings.image_size = int(settings.image_size) if settings.image_size else None
+    if settings.likelihood == "auto":
+        settings.likelihood = "bernoulli" if settings.dataset in ("toy-digits", "mnist") else "gaussian"
+    if settings.likelihood == "gaussian" and settings.binarize != "none":
+        parser.error(f"--binarize {settings.binarize}: black-and-white pixels need --likelihood bernoulli")
+
+
+def launch(main):
+    """Run `main()` as a command: exit 0, or one clear line and the exit code of the contract, never a traceback."""
+    try:
+        main()
+    except (UserError, NonFiniteError) as error:
+        print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
+        sys.exit(EXIT_NON_FINITE if isinstance(error, NonFiniteError) else EXIT_BAD_INPUT)
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{interrupt or 'interrupted'}", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except OSError as error:
+        hint = "free some disk space" if error.errno == errno.ENOSPC else "check the path and its permissions"
+        print(f"{sys.argv[0]}: error: {error.filename or 'disk'}: {error.strerror or error}; {hint}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
