@@ -1,0 +1,142 @@
+"""Pictures of a run: grids of images (PNG, pixel for pixel), curves and maps of the latent space (Matplotlib)."""
+
+from statistics import NormalDist
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from run_folder import replace_with
+
+PADDING = 2  # pixels between images, before enlarging
+LEAST_CELL = 56  # pixels: smaller images are enlarged by a whole factor, so that no pixel is interpolated
+PAPER, INK = 255, 60  # grey levels of background and text
+FACE_ATTRIBUTES = ("Smiling", "Eyeglasses", "Male", "Blond_Hair")  # shown in the latent map of faces
+
+
+def image_grid(images, columns, padding=PADDING):
+    """Images in reading order on one white uint8 canvas (rows * (H + p) + p, columns * (W + p) + p, C).
+
+    images: (N, H, W, C), uint8 or float in [0, 1]; float is rounded, never stretched. C is 1 or 3.
+    """
+    if images.dtype != np.uint8:
+        images = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    size = (rows * (height + padding) + padding, columns * (width + padding) + padding, channels)
+    canvas = np.full(size, PAPER, np.uint8)
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        top, left = padding + row * (height + padding), padding + column * (width + padding)
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def save_grid(path, images, columns, caption, row_labels=()):
+    """Write a grid as PNG, enlarged by a whole factor, with a caption above and labels left of its rows, repeated."""
+    scale = max(1, -(-LEAST_CELL // images.shape[1]))
+    grid = Image.fromarray(image_grid(images, columns).squeeze()).convert("RGB")
+    grid = grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)
+    font = ImageFont.load_default(15)
+    top, left = 30, 14 + max((int(font.getlength(label)) for label in row_labels), default=-10)
+    width = max(left + grid.width, left + int(font.getlength(caption)) + 16)
+    page = Image.new("RGB", (width, top + grid.height + 4), (PAPER,) * 3)
+    page.paste(grid, (left, top))
+    draw = ImageDraw.Draw(page)
+    draw.text((left + PADDING * scale, 7), caption, (INK,) * 3, font)
+    pitch = (images.shape[1] + PADDING) * scale
+    for row in range(-(-len(images) // columns) if row_labels else 0):
+        label = row_labels[row % len(row_labels)]
+        draw.text((left - 6, top + row * pitch + pitch // 2), label, (INK,) * 3, font, anchor="rm")
+    replace_with(path, page.save)
+
+
+def interleave(above, below, columns):
+    """Rows of two image arrays (N, H, W, C) in turn: `columns` of the first above the same of the second."""
+    rows = [part[start : start + columns] for start in range(0, len(above), columns) for part in (above, below)]
+    return np.concatenate(rows)
+
+
+def gaussian_quantiles(count):
+    """`count` values that divide N(0, 1) into equal parts, ascending."""
+    return np.array([NormalDist().inv_cdf((index + 0.5) / count) for index in range(count)], np.float32)
+
+
+def manifold_codes(side):
+    """Codes (side * side, 2) on the Gaussian quantile grid; z1 grows to the right, z2 upwards."""
+    steps = gaussian_quantiles(side)
+    z1, z2 = np.meshgrid(steps, steps[::-1])
+    return np.stack([z1.ravel(), z2.ravel()], axis=-1)
+
+
+def principal_axes(means):
+    """Posterior means (N, z) on their first two principal axes: (N, 2); a single unit gets a second axis of 0."""
+    centred = np.pad(means - means.mean(axis=0), ((0, 0), (0, max(0, 2 - means.shape[1]))))
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    return centred @ axes[:2].T
+
+
+def save_losses(path, rows, title):
+    """Training and test curves: loss, reconstruction and KL apart.  rows: dicts of metrics.csv."""
+    figure, axes = _figure(1, 3, (12, 3.6))
+    epochs = [row["epoch"] for row in rows]
+    marker = "." if len(rows) < 40 else None
+    for ax, term, name in zip(axes, ("loss", "recon", "kl"), ("loss", "reconstruction", "KL"), strict=True):
+        for split, style in (("train", "--"), ("test", "-")):
+            ax.plot(epochs, [row[f"{split}_{term}"] for row in rows], style, label=split, marker=marker)
+        ax.set(title=name, xlabel="epoch", ylabel="nats per image")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.ticklabel_format(useOffset=False)
+        ax.grid(alpha=0.3)
+        ax.legend()
+    _save(figure, path, title)
+
+
+def save_latent(path, means, labels, label_names, title):
+    """Posterior means of the test set (N, z) by class, or by some attributes: the plane, or two principal axes."""
+    flat = means.shape[1] == 2
+    plane = means if flat else principal_axes(means)
+    names = ("z1", "z2") if flat else ("first principal axis of E[z|x]", "second principal axis")
+    if labels.ndim == 1:
+        figure, ax = _figure(1, 1, (7.5, 6.5))
+        _scatter_classes(ax, plane, labels, label_names)
+        axes = [ax]
+    else:
+        shown = [name for name in FACE_ATTRIBUTES if name in label_names] or label_names[:4]
+        figure, axes = _figure(1, len(shown), (4.4 * len(shown), 4.4), squeeze=False)
+        axes = axes[0]
+        for ax, name in zip(axes, shown, strict=True):
+            _scatter_attribute(ax, plane, labels[:, label_names.index(name)], name)
+    for ax in axes:
+        ax.set(xlabel=names[0], ylabel=names[1], aspect="equal")
+    _save(figure, path, title)
+
+
+def _scatter_classes(ax, plane, labels, label_names):
+    from matplotlib import colormaps
+
+    colours = colormaps["tab10" if len(label_names) <= 10 else "turbo"](np.linspace(0, 1, max(2, len(label_names))))
+    for value, name in enumerate(label_names):
+        ax.scatter(*plane[labels == value].T, s=4, color=colours[value], label=name, linewidths=0, alpha=0.7)
+    ax.legend(markerscale=4, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+
+
+def _scatter_attribute(ax, plane, present, name):
+    for value, colour, word in ((0, "#b9c4d0", "without"), (1, "#d1495b", "with")):
+        ax.scatter(*plane[present == value].T, s=5, color=colour, label=word, linewidths=0, alpha=0.8)
+    ax.set_title(name.replace("_", " "))
+    ax.legend(markerscale=3, loc="upper right")
+
+
+def _figure(rows, columns, size, squeeze=True):
+    """A Matplotlib figure that never asks for a screen."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=squeeze)
+
+
+def _save(figure, path, title):
+    figure.suptitle(title)
+    replace_with(path, lambda partial: figure.savefig(partial, dpi=110))

@@ -1,0 +1,134 @@
+"""A run's folder in results/: found or made, never overwritten, every file of it written whole."""
+
+import csv
+import io
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from console import UserError, note
+
+FREE_TO_CHANGE = {"epochs", "resume", "data_dir", "out", "name", "versions", "git_commit", "command"}  # on --resume
+
+
+def open_run(settings, data):
+    """The run's folder with its config.json: a new one, or with --resume the newest of that name if there is one."""
+    base = Path(settings.out) / (settings.name or f"{settings.script}_{data.name}_z{settings.z}")
+    config = json.loads(json.dumps(run_config(settings, data)))
+    earlier = run_numbers(base)
+    if settings.resume and earlier:
+        folder = numbered(base, max(earlier))
+        check_same_run(folder, config)
+    else:
+        if settings.resume:
+            note(f"{base}: nothing to resume, so this is a new run")
+        folder = make_folder(base, max(earlier, default=0) + 1)
+    write_json(folder / "config.json", config)
+    return folder
+
+
+def numbered(base, number):
+    """results/fc_mnist_z2, results/fc_mnist_z2-2, ..."""
+    return base if number == 1 else base.with_name(f"{base.name}-{number}")
+
+
+def run_numbers(base):
+    """Numbers of the folders of that name that exist."""
+    names = [path.name for path in base.parent.iterdir()] if base.parent.is_dir() else []
+    found = [re.fullmatch(rf"{re.escape(base.name)}(?:-([1-9]\d*))?", name) for name in names]
+    return [int(match[1] or 1) for match in found if match]
+
+
+def make_folder(base, number):
+    """Make the first free folder; one that another process makes meanwhile is theirs."""
+    base.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            numbered(base, number).mkdir()
+            return numbered(base, number)
+        except FileExistsError:
+            number += 1
+
+
+def run_config(settings, data):
+    """Every setting of the run, what it was trained on, and with which software."""
+    packages = ("tensorflow", "keras", "numpy", "pillow", "matplotlib")
+    return vars(settings) | {
+        "image_shape": data.image_shape,
+        "train_images": len(data.train),
+        "test_images": len(data.test),
+        "pixels_sha256": data.sha256,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "git_commit": git_commit(),
+        "command": " ".join(sys.argv),
+    }
+
+
+def git_commit():
+    """The program's commit, with "-dirty" behind it where files were changed; None outside git."""
+    command = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def check_same_run(folder, config):
+    """Refuse to go on with a run under other settings, other images or another program."""
+    try:
+        kept = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError:
+        return  # stopped before it began
+    except ValueError as error:
+        raise UserError(f"{folder / 'config.json'}: not JSON ({error}); start a new run with --name") from None
+    for key in sorted(set(config) - FREE_TO_CHANGE):
+        if kept.get(key) != config[key]:
+            raise UserError(
+                f"--resume: {key} is {kept.get(key)!r} in {folder} and {config[key]!r} now; "
+                "use the same, or start a new run without --resume"
+            )
+    if kept.get("versions") != config["versions"]:
+        note(f"{folder} was begun with other versions of its packages: the rest may differ in the last digits")
+
+
+def read_rows(path):
+    """Rows of metrics.csv, numbers as numbers."""
+    whole = {"epoch", "active_units"}
+    try:
+        with path.open(newline="") as file:
+            return [
+                {name: None if text == "" else (int if name in whole else float)(text) for name, text in row.items()}
+                for row in csv.DictReader(file)
+            ]
+    except (FileNotFoundError, ValueError, TypeError):
+        return []
+
+
+def write_rows(path, rows):
+    """Write metrics.csv whole."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, rows[0])
+    table.writeheader()
+    table.writerows(rows)
+    replace_with(path, lambda partial: partial.write_text(text.getvalue()))
+
+
+def write_json(path, content):
+    """Write a JSON file whole."""
+    replace_with(path, lambda partial: partial.write_text(json.dumps(content, indent=2) + "\n"))
+
+
+def replace_with(path, write):
+    """Let `write(temporary path)` make a file and move it into place whole: a reader never sees half of it."""
+    path = Path(path)
+    partial = path.with_name(f"partial-{os.getpid()}-{path.name}")
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
