@@ -157,7 +157,7 @@ def launch(main):
         print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
         sys.exit(EXIT_NON_FINITE if isinstance(error, NonFiniteError) else EXIT_BAD_INPUT)
     except KeyboardInterrupt as interrupt:
-        print(f"\n{interrupt or 'interrupted'}", file=sys.stderr)
+        print(f"\n{str(interrupt) or 'interrupted'}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except OSError as error:
         hint = "free some disk space" if error.errno == errno.ENOSPC else "check the path and its permissions"

@@ -1,0 +1,48 @@
+"""What was drawn or decoded once, kept in the data folder: made whole or not at all, remade when its sources change."""
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+ABANDONED_SECONDS = 3600  # a half-made folder that nobody has written to for so long was left by a killed program
+
+
+def open_cache(data_dir, name, signature, build):
+    """The folder that `build(folder)` fills, data_dir/cache/name-<hash>, built if it does not exist.
+
+    signature: whatever JSON can hold that changes when the content would. Builds that a change has outdated are
+    removed; one that another process finishes first is used.
+    """
+    digest = hashlib.sha256(json.dumps(signature, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(data_dir) / "cache" / f"{name}-{digest}"
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(folder.parent)
+        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
+        try:
+            build(partial)
+            if not folder.is_dir():
+                partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        remove_outdated(folder, name)
+    return folder
+
+
+def remove_outdated(folder, name):
+    """Remove earlier builds of the same name."""
+    for other in folder.parent.iterdir():
+        if other != folder and re.fullmatch(re.escape(name) + "-[0-9a-f]{16}", other.name):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def remove_abandoned(cache):
+    """Remove half-made folders of programs that were killed."""
+    for partial in cache.glob("partial-*"):
+        newest = max((path.stat().st_mtime for path in [partial, *partial.iterdir()]), default=0)
+        if time.time() - newest > ABANDONED_SECONDS:
+            shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,263 @@
+"""CelebA and folders of images: decoded once, in parallel, into a memory-mapped cache."""
+
+import hashlib
+import json
+import os
+import re
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from console import UserError, note, progress
+from data.cache import open_cache
+from data.download import download
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"}
+ALIGNED = (178, 218)  # width and height of CelebA's aligned images
+FACE = (15, 35, 163, 183)  # their central 148 x 148 pixels: left, top, right, bottom (Larsen et al. 2016)
+BLOCK = 512  # images decoded before they are written
+UNREADABLE = (  # what Pillow and zipfile raise at damaged files
+    *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, zlib.error),
+    *(zipfile.BadZipFile, Image.DecompressionBombError),
+)
+OUR_SPLIT = "test images are instead the tenth whose name has a CRC-32 divisible by 10"
+CACHE_FORMAT = 1  # to be raised when the same files shall give other pixels
+
+
+# A cache of decoded images ------------------------------------------------------------------------------------
+
+
+def open_images(data_dir, name, signature, splits, decode, labels=None):
+    """Decode `splits`, lists of training and test files, unless a cache has them.
+
+    decode(file): uint8 (H, W, 3), in threads; labels(): (names, array of a row a file) or None, for the cache too.
+    Returns training and test images (memory-mapped), their labels or None, label names, SHA-256 of the pixels.
+    """
+    files = [file for split in splits for file in split]
+
+    def build(folder):
+        found = labels() if labels else None  # first: a fault in a small file shows before minutes of decoding
+        about = {"label_names": found[0] if found else []}
+        if found:
+            np.save(folder / "labels.npy", found[1])
+        label = f"decoding {len(files):,} images of {name} (once; kept in the data folder)"
+        about["sha256"] = write_images(folder / "images.npy", files, decode, label)
+        (folder / "about.json").write_text(json.dumps(about))
+
+    folder = open_cache(data_dir, name, [CACHE_FORMAT, signature], build)
+    about = json.loads((folder / "about.json").read_text())
+    images, count = np.load(folder / "images.npy", mmap_mode="r"), len(splits[0])
+    rows = np.load(folder / "labels.npy") if (folder / "labels.npy").exists() else None
+    parts = (None, None) if rows is None else (rows[:count], rows[count:])
+    return images[:count], images[count:], *parts, tuple(about["label_names"]), about["sha256"]
+
+
+def write_images(path, files, decode, label):
+    """Write decoded images as one .npy file, block by block, so that memory stays flat; returns their SHA-256.
+
+    Ordinary writes, not a writable memory map: on a full disk that would be a bus error instead of a message.
+    """
+    digest = hashlib.sha256()
+    blocks = [files[start : start + BLOCK] for start in range(0, len(files), BLOCK)]
+    with path.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for number, block in enumerate(progress(blocks, len(blocks), label)):
+            pixels = np.stack(list(pool.map(decode, block)))
+            if number == 0:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *pixels.shape[1:])}
+                np.lib.format.write_array_header_1_0(file, header)
+            digest.update(pixels)
+            file.write(pixels)
+    return digest.hexdigest()
+
+
+def open_image(find, name):
+    """The image in what `find()` returns, a path or an open file; `name` is what an error calls it."""
+    try:
+        image = Image.open(find())
+        image.load()
+        return image
+    except UNREADABLE as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        why = "no image that Pillow knows" if unknown else " ".join((str(error) or type(error).__name__).split())
+        raise UserError(f"{name}: cannot be read ({why}); repair or remove it") from None
+
+
+def split_by_name(names):
+    """Training and test names: about one in ten is a test image, by the CRC-32 of its name alone, and at least one.
+
+    So a file stays on its side when others come or go.
+    """
+    test = {name for name in names if zlib.crc32(name.encode()) % 10 == 0}
+    if not test or len(test) == len(names):
+        test = {min(names, key=lambda name: zlib.crc32(name.encode()))}
+    return [name for name in names if name not in test], [name for name in names if name in test]
+
+
+# A folder of images -------------------------------------------------------------------------------------------
+
+
+def load_folder(name, data_dir, size, limit):
+    """Images of any size and mode, in a folder and those below it: centre-cropped to squares, size x size, RGB."""
+    folder = Path(name)
+    if not folder.is_dir():
+        raise UserError(
+            f"--dataset {name}: no folder of that name, and none of toy-digits, toy-faces, mnist, cifar10, "
+            "cifar10-grey, celeba"
+        )
+    paths = sorted(path for path in folder.rglob("*") if is_image(path.relative_to(folder)))
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    if len(names) < 2:
+        raise UserError(f"--dataset {name}: {len(names)} images (.png, .jpg, ...) in it; there have to be two or more")
+    splits = [split[:limit] for split in split_by_name(names)]
+    title = re.sub(r"[^\w.-]+", "_", folder.resolve().name).strip("._-") or "images"
+    states = [(file.stat().st_size, file.stat().st_mtime_ns) for file in paths]
+    signature = [str(folder.resolve()), size, limit, list(zip(names, states, strict=True))]
+
+    def decode(file):
+        return centre_square(open_image(lambda: folder / file, folder / file), size)
+
+    return title, *open_images(data_dir, cache_name(title, size, limit), signature, splits, decode)
+
+
+def is_image(path):
+    """Whether a path looks like an image, and neither it nor a folder above it is hidden."""
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+
+
+def cache_name(title, size, limit):
+    """Name of a cache: what a limit left out is another cache, not a reason to decode all again."""
+    return f"{title}-{size}" + (f"-first-{limit}" if limit else "")
+
+
+def centre_square(image, size):
+    """The central square of an image, antialiased to size x size: uint8 (size, size, 3)."""
+    return np.asarray(ImageOps.fit(as_rgb(ImageOps.exif_transpose(image)), (size, size), Image.Resampling.BICUBIC))
+
+
+def as_rgb(image):
+    """An image of any mode as RGB: 16 bits are reduced to 8, what is transparent becomes white."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65_535) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+# CelebA -------------------------------------------------------------------------------------------------------
+
+
+def load_celeba(data_dir, size, limit):
+    """CelebA (Liu et al. 2015): faces (size, size, 3), 40 attributes; training = partition 0, test = partition 2."""
+    folder = data_dir / "celeba"
+    archive, unpacked = folder / "img_align_celeba.zip", folder / "img_align_celeba"
+    if not unpacked.is_dir() and not archive.exists():
+        download(archive, "toy-faces")
+    source = unpacked if unpacked.is_dir() else archive
+    names, states, read = list_unpacked(source) if source.is_dir() else list_archive(source)
+    attributes, partition = folder / "list_attr_celeba.txt", folder / "list_eval_partition.txt"
+    train, test = split_celeba(source, names, partition)
+    splits = [train[:limit], test[:limit]]
+    lists = [file_state(path) for path in (attributes, partition)]
+    signature = [size, limit, list(zip(names, states, strict=True)), lists]
+
+    def decode(name):
+        image = open_image(lambda: read(name), source / name)
+        if image.size != ALIGNED:
+            raise UserError(f"{source / name}: {image.size[0]}x{image.size[1]} pixels, not 178x218; replace it")
+        return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, FACE))
+
+    def labels():
+        return read_attributes(attributes, [*splits[0], *splits[1]])
+
+    if not attributes.exists():
+        note(f"{attributes}: not there, so no attributes are shown; see mmlab.ie.cuhk.edu.hk/projects/CelebA.html")
+        labels = None
+    return "celeba", *open_images(data_dir, cache_name("celeba", size, limit), signature, splits, decode, labels)
+
+
+def file_state(path):
+    """Size and time of a file, which change with its content; None if there is none."""
+    return [path.stat().st_size, path.stat().st_mtime_ns] if path.exists() else None
+
+
+def list_unpacked(folder):
+    """Names of the .jpg files in a folder, their sizes and times, and how to open one."""
+    entries = {entry.name: entry.stat() for entry in os.scandir(folder) if entry.name.endswith(".jpg")}
+    names = check_any(sorted(entries), folder)
+    return names, [(entries[name].st_size, entries[name].st_mtime_ns) for name in names], lambda name: folder / name
+
+
+def list_archive(path):
+    """Names of the .jpg files in a zip archive, their sizes and checksums, and how to open one."""
+    try:
+        archive = zipfile.ZipFile(path)
+        entries = {Path(entry.filename).name: entry for entry in archive.infolist() if is_face(entry)}
+    except (OSError, zipfile.BadZipFile) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({why}); delete it, and the next run downloads it") from None
+    names = check_any(sorted(entries), path)
+    states = [(entries[name].file_size, entries[name].CRC) for name in names]
+    return names, states, lambda name: archive.open(entries[name])
+
+
+def is_face(entry):
+    """Whether a zip member is a photograph; what macOS adds to archives and what is too large is not."""
+    return entry.filename.endswith(".jpg") and "__MACOSX" not in entry.filename and entry.file_size < 10_000_000
+
+
+def check_any(names, source):
+    """The names, of which there have to be two at least."""
+    if len(names) < 2:
+        raise UserError(f"{source}: holds {len(names)} .jpg images; delete it, and the next run downloads the archive")
+    return names
+
+
+def split_celeba(source, names, partition):
+    """Names of training and test images by the official partition, or by a rule of our own where it cannot be."""
+    if not partition.exists():
+        note(f"{partition}: not there; {OUR_SPLIT}")
+        return split_by_name(names)
+    rows = [line.split() for line in read_lines(partition)]
+    for number, row in enumerate(rows, 1):
+        if len(row) != 2 or row[1] not in ("0", "1", "2"):
+            raise UserError(f"{partition}: row {number} is not a name and 0, 1 or 2; replace or remove the file")
+    known = set(names)
+    chosen = [[name for name, split in rows if split == wanted and name in known] for wanted in ("0", "2")]
+    missing = len(rows) - len(known.intersection(name for name, _ in rows))
+    if missing:
+        note(f"{source}: lacks {missing:,} of the {len(rows):,} images in {partition.name}; the others are used")
+    if not all(chosen):
+        note(f"{partition}: no {'test' if chosen[0] else 'training'} images (partition 0 or 2); {OUR_SPLIT}")
+        return split_by_name(names)
+    return chosen
+
+
+def read_attributes(path, names):
+    """Attribute names, and their values in {0, 1}, uint8 (len(names), A), for these images."""
+    lines = read_lines(path)
+    titles, rows = " ".join(lines[1:2]).split(), lines[2:]
+    if not titles or lines[0].strip() != str(len(rows)):
+        raise UserError(f"{path}: its first row is not the number of its rows, {len(rows)}; replace or remove it")
+    table = {}
+    for number, row in enumerate(rows, 3):
+        name, *values = row.split() or [""]
+        if len(values) != len(titles) or not set(values) <= {"1", "-1"}:
+            raise UserError(f"{path}: row {number} is no name and {len(titles)} values 1 or -1; replace or remove it")
+        table[name] = [value == "1" for value in values]
+    for name in names:
+        if name not in table:
+            raise UserError(f"{path}: has no row for {name}; replace or remove it")
+    return titles, np.array([table[name] for name in names], np.uint8)
+
+
+def read_lines(path):
+    """Lines of a text file, without empty ones at its end."""
+    try:
+        return path.read_text(encoding="utf-8").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); replace it") from None

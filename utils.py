@@ -1,0 +1,534 @@
+"""What vae_fc.py and vae_conv.py share: densities and the ELBO | linear start | training | pictures.
+
+Losses are nats per image: summed over pixels and latent units, averaged over images. Pixels are float32 in
+[0, 1], images (B, H, W, C). Sources: Kingma & Welling 2014 (VAE, arXiv:1312.6114), Rybkin et al. 2021 (calibrated
+decoder, arXiv:2006.13202), Tipping & Bishop 1999 (probabilistic PCA), Lucas et al. 2019 (pPCA as a linear VAE,
+arXiv:1911.02469), Burda et al. 2016 (active units, arXiv:1509.00519).
+"""
+
+import argparse
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import pictures
+from console import NonFiniteError, UserError, launch, note, parse_settings, progress, quiet_stderr
+from data.datasets import Dataset, load_dataset
+from run_folder import open_run, read_rows, replace_with, write_json, write_rows
+
+with quiet_stderr():
+    import keras
+    import tensorflow as tf
+
+    GPUS = tf.config.list_physical_devices("GPU")
+
+__all__ = ["launch", "load_dataset", "parse_settings", "train"]  # what a script needs
+
+STEPS_PER_CALL = 32  # training steps in one compiled call: the call's overhead vanishes, the bar still moves
+EVALUATION_BATCH = 500  # images
+PICTURE_SECONDS = 10  # between two drawings of the pictures while training
+SIGMA_FLOOR = 1 / 510  # half a grey level: below it a density of 8-bit pixels means nothing and grows without bound
+ACTIVE_VARIANCE = 0.01  # a unit is active if Var over x of E[z|x] is above this (Burda et al. 2016, section 5.1)
+NOISE, BINARIZE, EVALUATE, SAMPLE = range(4)  # streams of random numbers, each keyed by (seed, stream, step)
+
+# ---------------------------------------------------------------------------------------------------------------
+# Densities and the ELBO
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def bernoulli_log_prob(x, logits):
+    """log p(x) of Bernoulli pixels, nats, summed over each image; x in [0, 1] (grey values: their expectation).
+
+    From logits, because clipping a probability to 1 - 1e-8 is no clipping in float32.  x, logits: (B, H, W, C).
+    """
+    return -tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(x, logits), axis=[1, 2, 3])
+
+
+def gaussian_log_prob(x, mean, log_sigma):
+    """log N(x; mean, sigma^2 I), nats, summed over each image; one sigma for all pixels.  x, mean: (B, H, W, C)."""
+    scaled = tf.square((x - mean) * tf.exp(-log_sigma))
+    return -tf.reduce_sum(0.5 * scaled + log_sigma + 0.5 * math.log(2 * math.pi), axis=[1, 2, 3])
+
+
+def kl_to_standard_normal(mean, log_std):
+    """KL(N(mean, diag exp(2 log_std)) || N(0, I)) per unit, nats (Kingma & Welling 2014, appendix B).  (B, z)."""
+    return 0.5 * (tf.square(mean) + tf.exp(2 * log_std) - 1) - log_std
+
+
+def bounded_log_sigma(log_sigma):
+    """The log-sigma as used: never below log(SIGMA_FLOOR)."""
+    return tf.maximum(log_sigma, math.log(SIGMA_FLOOR))
+
+
+@dataclass(frozen=True)
+class Vae:
+    """Encoder (B, H, W, C) -> (B, 2z), decoder (B, z) -> (B, H, W, C) pixel parameters, scalar log sigma."""
+
+    encoder: keras.Model
+    decoder: keras.Model
+    log_sigma: tf.Variable  # Gaussian likelihood only
+    likelihood: str  # "bernoulli" or "gaussian"
+
+    @property
+    def variables(self):
+        """What training adjusts."""
+        sigma = [self.log_sigma] if self.likelihood == "gaussian" else []
+        return [*self.encoder.trainable_variables, *self.decoder.trainable_variables, *sigma]
+
+    @property
+    def state(self):
+        """All that the model is made of, the frozen linear path too."""
+        return [*self.encoder.variables, *self.decoder.variables, self.log_sigma]
+
+    def posterior(self, x):
+        """Mean and log-std of q(z|x), each (B, z)."""
+        return tf.split(self.encoder(x), 2, axis=-1)
+
+    def log_prob(self, x, z):
+        """log p(x|z) per image, nats.  x: (B, H, W, C), z: (B, z)."""
+        pixels = self.decoder(z)
+        if self.likelihood == "bernoulli":
+            return bernoulli_log_prob(x, pixels)
+        return gaussian_log_prob(x, pixels, bounded_log_sigma(self.log_sigma))
+
+    def pixel_means(self, z):
+        """Decoded images, E[x|z] clipped to [0, 1].  z: (B, z)."""
+        pixels = self.decoder(z)
+        return tf.sigmoid(pixels) if self.likelihood == "bernoulli" else tf.clip_by_value(pixels, 0, 1)
+
+    def elbo_terms(self, x, noise):
+        """Reconstruction and KL terms per image, nats: -ELBO = recon + kl, one sample of z.  noise: (B, z)."""
+        mean, log_std = self.posterior(x)
+        recon = -self.log_prob(x, mean + tf.exp(log_std) * noise)
+        return recon, tf.reduce_sum(kl_to_standard_normal(mean, log_std), axis=-1)
+
+
+def random_key(seed, stream, step):
+    """Key of TensorFlow's stateless random numbers: the same numbers whenever (seed, stream, step) is the same."""
+    return tf.stack([tf.cast(seed * 8 + stream, tf.int64), tf.cast(step, tf.int64)])
+
+
+def to_pixels(images, binarize, key):
+    """uint8 images as float32 in [0, 1]; "dynamic" draws each pixel anew (Salakhutdinov & Murray 2008)."""
+    x = tf.cast(images, tf.float32) / 255
+    if binarize == "dynamic":
+        return tf.cast(tf.random.stateless_uniform(tf.shape(x), key) < x, tf.float32)
+    return tf.cast(x > 0.5, tf.float32) if binarize == "threshold" else x
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Linear start: probabilistic PCA, the best linear VAE, in closed form
+# ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ppca:
+    """A linear VAE at its optimum: mean = x encode + encode_bias, log-std, x = z decode + decode_bias, sigma."""
+
+    encode: np.ndarray  # (D, z)
+    encode_bias: np.ndarray  # (z,)
+    log_std: np.ndarray  # (z,)
+    decode: np.ndarray  # (z, D)
+    decode_bias: np.ndarray  # (D,)
+    sigma: float
+
+
+def principal_components(images, count, seed, iterations=4):
+    """Mean (D,), leading eigenvectors (D, count) and eigenvalues (count,) of the covariance, and its trace.
+
+    Randomised subspace iteration (Halko et al. 2011, algorithm 4.4), which reads the uint8 images (N, H, W, C) in
+    blocks, so that a memory-mapped set never has to fit in memory.
+    """
+    blocks = [slice(start, start + 1000) for start in range(0, len(images), 1000)]
+
+    def block(rows):
+        return images[rows].reshape(len(images[rows]), -1).astype(np.float32) / 255
+
+    size = int(np.prod(images.shape[1:]))
+    mean = sum(block(rows).sum(0, dtype=np.float64) for rows in blocks) / len(images)
+    mean32 = mean.astype(np.float32)
+    trace = sum(np.square(block(rows) - mean32).sum(dtype=np.float64) for rows in blocks) / len(images)
+    product = np.random.default_rng(seed).standard_normal((size, min(count + 16, size))).astype(np.float32)
+    for _ in range(iterations):
+        basis, _ = np.linalg.qr(product)
+        centred = (block(rows) - mean32 for rows in blocks)
+        product = sum(x.T @ (x @ basis) for x in centred) / len(images)
+    values, rotation = np.linalg.eigh((basis.T @ product).astype(np.float64))
+    largest = np.argsort(values)[::-1][:count]
+    return mean, basis @ rotation[:, largest], np.maximum(values[largest], 0), trace
+
+
+def fit_ppca(images, z, seed=0, limit=10_000):
+    """Maximum-likelihood pPCA with z units from at most `limit` evenly spaced uint8 images (N, H, W, C).
+
+    Tipping & Bishop 1999, equations 7, 8 and 12; its posterior is diagonal in this basis, so the VAE starts with a
+    tight bound. Directions without variance get weight 0 (posterior = prior).
+    """
+    images = images[:: max(1, len(images) // limit)]
+    mean, vectors, values, trace = principal_components(images, z, seed)
+    variance = max((trace - values.sum()) / max(1, len(mean) - len(values)), SIGMA_FLOOR**2)
+    gain = np.zeros(z)
+    posterior_variance = np.ones(z)
+    gain[: len(values)] = np.sqrt(np.maximum(values - variance, 0))
+    posterior_variance[: len(values)] = variance / np.maximum(values, variance)
+    decode = np.zeros((z, len(mean)))
+    decode[: len(values)] = vectors.T * gain[: len(values), None]
+    encode = decode.T / variance * posterior_variance
+    return Ppca(encode, -mean @ encode, np.log(posterior_variance) / 2, decode, mean, math.sqrt(variance))
+
+
+def start_at_ppca(encoder, decoder, ppca, log_std_bound):
+    """Give a linear path its pPCA weights: layers linear_mean and log_std of the encoder, linear_pixels of the decoder.
+
+    With the networks beside the path starting at 0, the VAE starts as that linear VAE exactly. The path then stays:
+    Adam's steps, equally long for every weight, add up over thousands of pixels and would wreck it at once.
+    """
+    for layer in (encoder.get_layer("linear_mean"), decoder.get_layer("linear_pixels")):
+        layer.trainable = False
+    encoder.get_layer("linear_mean").set_weights([ppca.encode, ppca.encode_bias])
+    unbounded = log_std_bound * np.arctanh(ppca.log_std / log_std_bound)
+    log_std = encoder.get_layer("log_std")
+    log_std.set_weights([np.zeros(log_std.kernel.shape), unbounded])
+    decoder.get_layer("linear_pixels").set_weights([ppca.decode, ppca.decode_bias])
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Training
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def build_optimizer(settings):
+    """Adam (Kingma & Ba 2015) with linear warm-up, then a constant rate, and global-norm clipping.
+
+    The rate does not decay: averaging the weights does that work better, and needs no end of the run to be known.
+    """
+    rate = keras.optimizers.schedules.PolynomialDecay(0.0, settings.warmup_steps, settings.learning_rate)
+    return keras.optimizers.Adam(rate, global_clipnorm=settings.gradient_clip)
+
+
+def average_rate(power, step, steps):
+    """Weight of the newest weights in the average after `step` steps, `steps` of them since the last update.
+
+    The average weighs step t by t^power (Karras et al. 2024, arXiv:2312.02696, equation 6), so its horizon is always
+    the same share of the run so far, about 1 / (power + 1).
+    """
+    return min(1.0, (power + 1) * steps / step)
+
+
+def training_calls(images, batch_size, seed, epoch):
+    """One epoch of uint8 batches (STEPS_PER_CALL, B, H, W, C) with the number of steps to take in each.
+
+    The order depends on (seed, epoch) only; the last, partial batch is left out (other images each epoch). The last
+    call is filled up, so that every call has one shape and compiles once.
+    """
+    steps = len(images) // batch_size
+    order = np.random.default_rng([seed, epoch]).permutation(len(images))[: steps * batch_size]
+    for first in range(0, steps, STEPS_PER_CALL):
+        chosen = order[first * batch_size : (first + STEPS_PER_CALL) * batch_size]
+        batches = images[np.resize(chosen, STEPS_PER_CALL * batch_size)]
+        yield batches.reshape(STEPS_PER_CALL, batch_size, *images.shape[1:]), len(chosen) // batch_size
+
+
+def build_train_call(vae, average, optimizer, settings):
+    """The compiled training function: several steps a call, then one update of the averaged weights."""
+    variables = vae.variables
+
+    def train_step(images, step):
+        x = to_pixels(images, settings.binarize, random_key(settings.seed, BINARIZE, step))
+        noise = tf.random.stateless_normal((tf.shape(x)[0], settings.z), random_key(settings.seed, NOISE, step))
+        with tf.GradientTape() as tape:
+            recon, kl = map(tf.reduce_mean, vae.elbo_terms(x, noise))
+            loss = recon + settings.beta * kl
+        optimizer.apply(tape.gradient(loss, variables), variables)
+        return tf.stack([recon, kl])
+
+    @tf.function(jit_compile=settings.xla)
+    def train_call(batches, steps, first_step, rate):
+        terms = tf.TensorArray(tf.float32, STEPS_PER_CALL, element_shape=(2,))
+        for k in tf.range(steps):
+            terms = terms.write(k, train_step(batches[k], first_step + tf.cast(k, tf.int64)))
+        for mean, variable in zip(average.variables, variables, strict=True):
+            mean.assign_add(rate * (variable - mean))
+        return terms.stack()
+
+    return train_call
+
+
+def build_evaluate_call(vae, settings):
+    """The compiled evaluation: per image, recon (B,), kl (B,), squared error (B,), posterior mean (B, z).
+
+    The noise is the same in every epoch; the squared error is that of the posterior mean's reconstruction.
+    """
+
+    @tf.function(jit_compile=settings.xla)
+    def evaluate_call(images, batch):
+        x = to_pixels(images, settings.binarize, random_key(settings.seed, BINARIZE, -1 - batch))
+        noise = tf.random.stateless_normal((tf.shape(x)[0], settings.z), random_key(settings.seed, EVALUATE, batch))
+        recon, kl = vae.elbo_terms(x, noise)
+        mean, _ = vae.posterior(x)
+        error = tf.reduce_mean(tf.square(vae.pixel_means(mean) - x), axis=[1, 2, 3])
+        return recon, kl, error, mean
+
+    return evaluate_call
+
+
+def evaluate_images(evaluate_call, images):
+    """`evaluate_call` over uint8 images (N, H, W, C): recon (N,), kl (N,), squared error (N,), means (N, z)."""
+    size = min(EVALUATION_BATCH, len(images))
+    parts = []
+    for batch, start in enumerate(range(0, len(images), size)):
+        rows = np.minimum(np.arange(start, start + size), len(images) - 1)  # one shape, so one compilation
+        parts.append([part.numpy() for part in evaluate_call(tf.constant(images[rows]), tf.constant(batch, tf.int64))])
+    return [np.concatenate(part)[: len(images)] for part in zip(*parts, strict=True)]
+
+
+def check_finite(terms, epoch, first_step, folder):
+    """Stop at the first step (or image) whose reconstruction or KL, terms (N, 2), is not a finite number."""
+    bad = np.argwhere(~np.isfinite(terms))
+    if len(bad):
+        step, term = bad[0]
+        raise NonFiniteError(
+            f"{('the reconstruction', 'the KL')[term]} term became {terms[step, term]} in epoch {epoch}, step "
+            f"{first_step + step + 1}; {folder}/checkpoint holds epoch {epoch - 1}. Try a smaller --learning-rate"
+        )
+
+
+def copy_vae(vae):
+    """The same networks with variables of their own."""
+    twins = [keras.models.clone_model(model) for model in (vae.encoder, vae.decoder)]
+    for twin, model in zip(twins, (vae.encoder, vae.decoder), strict=True):
+        twin.set_weights(model.get_weights())
+    return Vae(*twins, tf.Variable(vae.log_sigma, name="average_log_sigma"), vae.likelihood)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What training carries along: the models, where they are kept, and the rows of metrics.csv so far."""
+
+    settings: argparse.Namespace
+    data: Dataset
+    folder: Path
+    vae: Vae  # being trained
+    average: Vae  # its averaged weights: evaluated, pictured and saved
+    optimizer: keras.Optimizer
+    checkpoints: tf.train.CheckpointManager
+    rows: list
+
+
+def train(encoder, decoder, data, settings):
+    """Train a VAE and keep its run folder, from where a resumed run stopped; returns the content of metrics.json.
+
+    encoder: (B, H, W, C) -> (B, 2z), decoder: (B, z) -> (B, H, W, C), both as just built; data: a Dataset;
+    settings: from parse_settings. Raises UserError, NonFiniteError, or KeyboardInterrupt with what was kept.
+    """
+    run = start_run(encoder, decoder, data, settings)
+    train_call = build_train_call(run.vae, run.average, run.optimizer, settings)
+    evaluate_call = build_evaluate_call(run.average, settings)
+    pictured = time.perf_counter()
+    try:
+        for epoch in range(len(run.rows) + 1, settings.epochs + 1):
+            means = run_epoch(run, train_call, evaluate_call, epoch)
+            if time.perf_counter() - pictured > PICTURE_SECONDS and epoch < settings.epochs:
+                draw_pictures(run, means)
+                pictured = time.perf_counter()
+    except KeyboardInterrupt:
+        message = f"interrupted: epoch {len(run.rows)} is kept in {run.folder}/checkpoint; --resume goes on from there"
+        raise KeyboardInterrupt(message) from None
+    return finish(run, evaluate_call)
+
+
+def start_run(encoder, decoder, data, settings):
+    """Open the run folder, restore its checkpoint or write the first one, and say what is about to be trained."""
+    settings.batch_size = min(settings.batch_size, len(data.train))
+    sigma = 1.0
+    if settings.likelihood == "gaussian":
+        ppca = fit_ppca(data.train, settings.z, settings.seed)
+        start_at_ppca(encoder, decoder, ppca, settings.log_std_bound)
+        sigma = ppca.sigma
+    vae = Vae(encoder, decoder, tf.Variable(math.log(sigma), dtype=tf.float32, name="log_sigma"), settings.likelihood)
+    average = copy_vae(vae)
+    optimizer = build_optimizer(settings)
+    optimizer.build(vae.variables)
+    folder = open_run(settings, data)
+    state = tf.train.Checkpoint(vae=vae.state, average=average.state, optimizer=optimizer.variables)
+    checkpoints = tf.train.CheckpointManager(state, str(folder / "checkpoint"), max_to_keep=2)
+    run = Run(settings, data, folder, vae, average, optimizer, checkpoints, restore(checkpoints, folder))
+    note(
+        f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, "
+        f"{'x'.join(map(str, data.image_shape))}; z = {settings.z}, {settings.likelihood} pixels, "
+        f"{count_parameters(vae):,} parameters, on the {'GPU' if GPUS else 'CPU'}\n"
+        f"loss = reconstruction + KL in nats per image; run folder {folder}"
+        + (f", resumed after epoch {len(run.rows)}" if run.rows else "")
+    )
+    return run
+
+
+def count_parameters(vae):
+    """Numbers that training adjusts."""
+    return sum(math.prod(variable.shape) for variable in vae.variables)
+
+
+def run_epoch(run, train_call, evaluate_call, epoch):
+    """Train and test once, write the row, then the checkpoint; returns the test set's posterior means (N, z)."""
+    began = time.perf_counter()
+    train_terms = train_epoch(run, train_call, epoch)
+    training_seconds = time.perf_counter() - began
+    recon, kl, _, means = evaluate_images(evaluate_call, run.data.test)
+    check_finite(np.stack([recon, kl], axis=-1), epoch, 0, run.folder)
+    test_terms = np.array([recon.mean(dtype=np.float64), kl.mean(dtype=np.float64)])
+    active_units = int(np.sum(means.var(axis=0) > ACTIVE_VARIANCE))
+    seconds = time.perf_counter() - began
+    run.rows.append(epoch_row(run, epoch, (seconds, training_seconds), train_terms, test_terms, active_units))
+    write_rows(run.folder / "metrics.csv", run.rows)  # before the checkpoint: a resumed run drops rows, adds none
+    run.checkpoints.save(epoch)
+    print_row(run.rows[-1], run.settings)
+    return means
+
+
+def train_epoch(run, train_call, epoch):
+    """One epoch; returns its mean reconstruction and KL terms (2,), nats per image."""
+    images, settings = run.data.train, run.settings
+    steps = len(images) // settings.batch_size
+    calls = training_calls(images, settings.batch_size, settings.seed, epoch)
+    step, total = (epoch - 1) * steps, np.zeros(2)
+    for batches, count in progress(calls, -(-steps // STEPS_PER_CALL)):
+        rate = tf.constant(average_rate(settings.average_power, step + count, count), tf.float32)
+        terms = train_call(tf.constant(batches), tf.constant(count), tf.constant(step, tf.int64), rate).numpy()[:count]
+        check_finite(terms, epoch, step, run.folder)
+        total += terms.sum(axis=0, dtype=np.float64)
+        step += count
+    return total / steps
+
+
+def epoch_row(run, epoch, seconds, train_terms, test_terms, active_units):
+    """A row of metrics.csv; `seconds` of the whole epoch and of its training."""
+    images = len(run.data.train)
+    seen = images // run.settings.batch_size * run.settings.batch_size
+    gaussian = run.settings.likelihood == "gaussian"
+    return {
+        "epoch": epoch,
+        "seconds": round(seconds[0], 3),
+        "images_per_second": round(seen / seconds[1], 1),
+        "learning_rate": run.settings.learning_rate,
+        "train_loss": float(train_terms.sum()),
+        "train_recon": float(train_terms[0]),
+        "train_kl": float(train_terms[1]),
+        "test_loss": float(test_terms.sum()),
+        "test_recon": float(test_terms[0]),
+        "test_kl": float(test_terms[1]),
+        "active_units": active_units,
+        "sigma": float(tf.exp(bounded_log_sigma(run.average.log_sigma))) if gaussian else None,
+        "cost": float(train_terms.sum() * images),
+    }
+
+
+def print_row(row, settings):
+    """The epoch's line on the terminal."""
+    note(
+        f"epoch {row['epoch']:>{len(str(settings.epochs))}}/{settings.epochs}"
+        f"  train {row['train_loss']:.2f} = {row['train_recon']:.2f} + {row['train_kl']:.2f}"
+        f"  test {row['test_loss']:.2f} = {row['test_recon']:.2f} + {row['test_kl']:.2f}"
+        f"  active units {row['active_units']}/{settings.z}  {row['images_per_second']:,.0f} images/s"
+    )
+
+
+def finish(run, evaluate_call):
+    """Save the networks, the pictures and metrics.json, and say where they are; returns the content of metrics.json."""
+    _, _, error, means = evaluate_images(evaluate_call, run.data.test)
+    draw_pictures(run, means)
+    for name, model in (("encoder.keras", run.average.encoder), ("decoder.keras", run.average.decoder)):
+        replace_with(run.folder / name, model.save)
+    error = np.maximum(error, 1e-10)  # 100 dB: an exact copy
+    metrics = run.rows[-1] | {
+        "test_psnr": float(np.mean(-10 * np.log10(error), dtype=np.float64)),
+        "test_psnr_of_mean_mse": float(-10 * np.log10(error.mean(dtype=np.float64))),
+        "likelihood": run.settings.likelihood,
+        "binarize": run.settings.binarize,
+        "parameters": count_parameters(run.vae),
+        "total_seconds": round(sum(row["seconds"] for row in run.rows), 3),
+    }
+    write_json(run.folder / "metrics.json", metrics)
+    note(
+        f"done in {metrics['total_seconds']:.0f} s: test loss {metrics['test_loss']:.2f} nats per image, "
+        f"PSNR {metrics['test_psnr']:.2f} dB. Look at the pictures:"
+    )
+    for name, content in PICTURES.items():
+        if (run.folder / name).exists():
+            note(f"  {run.folder / name}  {content}")
+    return metrics
+
+
+def restore(checkpoints, folder):
+    """Load the last checkpoint, or write the first; returns the rows of metrics.csv up to it."""
+    if not checkpoints.latest_checkpoint:
+        checkpoints.save(0)
+        return []
+    try:
+        checkpoints.checkpoint.restore(checkpoints.latest_checkpoint).assert_consumed()
+    except (tf.errors.OpError, AssertionError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        path = checkpoints.latest_checkpoint
+        raise UserError(f"{path}: cannot be read ({reason}); start a new run with --name") from None
+    done = int(checkpoints.latest_checkpoint.rsplit("-", 1)[1])
+    rows = read_rows(folder / "metrics.csv")[:done] if done else []
+    if len(rows) < done:
+        path = folder / "metrics.csv"
+        raise UserError(f"{path}: has {len(rows)} epochs, the checkpoint {done}; start a new run with --name")
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Pictures
+# ---------------------------------------------------------------------------------------------------------------
+
+PICTURES = {
+    "reconstructions.png": "test images above their reconstructions",
+    "samples.png": "images decoded from N(0, I)",
+    "losses.png": "training and test curves",
+    "latent.png": "where the test images lie in the latent space",
+    "manifold.png": "what each place of the latent plane decodes to",
+}
+
+
+def draw_pictures(run, means):
+    """Write the run's pictures; `means` (N, z) are the test set's posterior means."""
+    folder, data, settings, epoch = run.folder, run.data, run.settings, run.rows[-1]["epoch"]
+    title = f"{folder.name}, epoch {epoch}"
+    draw_reconstructions(run, means, title)
+    noise = tf.random.stateless_normal((100, settings.z), random_key(settings.seed, SAMPLE, 0))
+    samples = run.average.pixel_means(noise).numpy()
+    pictures.save_grid(folder / "samples.png", samples, 10, f"{title}: decoded from N(0, I)")
+    pictures.save_losses(folder / "losses.png", run.rows, title)
+    if data.test_labels is not None:
+        pictures.save_latent(folder / "latent.png", means, data.test_labels, data.label_names, f"{title}: test set")
+    if settings.z == 2:
+        images = run.average.pixel_means(pictures.manifold_codes(20)).numpy()
+        caption = f"{title}: decoder over the Gaussian quantile grid, z1 to the right, z2 upwards"
+        pictures.save_grid(folder / "manifold.png", images, 20, caption)
+
+
+def draw_reconstructions(run, means, title):
+    """The same test images in every epoch, above their reconstructions from the posterior mean."""
+    data, settings = run.data, run.settings
+    chosen = picture_rows(data, 40)
+    originals = to_pixels(data.test[chosen], settings.binarize, random_key(settings.seed, BINARIZE, -1)).numpy()
+    below = run.average.pixel_means(means[chosen]).numpy()
+    columns = min(10, len(chosen))
+    grid = pictures.interleave(originals, below, columns)
+    caption = f"{title}: test images above their reconstructions"
+    pictures.save_grid(run.folder / "reconstructions.png", grid, columns, caption, ("original", "reconstruction"))
+
+
+def picture_rows(data, count):
+    """`count` evenly spaced test images; where the set knows who wears glasses, half of the images are such people.
+
+    Rare attributes are what a VAE drops first, so the picture has to show them.
+    """
+    spread = np.linspace(0, len(data.test) - 1, min(count, len(data.test))).astype(int)
+    if "Eyeglasses" not in data.label_names:
+        return spread
+    wearers = np.flatnonzero(data.test_labels[:, data.label_names.index("Eyeglasses")])
+    return np.concatenate([spread[::2], wearers[: count - len(spread[::2])]])

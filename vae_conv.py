@@ -1,0 +1,110 @@
+"""Convolutional variational autoencoder (Kingma & Welling 2014, arXiv:1312.6114).
+
+    python vae_conv.py                            toy faces, no download, under three minutes on two cores
+    python vae_conv.py --dataset cifar10          photographs of ten kinds of things
+    python vae_conv.py --dataset celeba --z 128 --epochs 30 --resume
+
+Every run leaves its pictures, numbers and networks in a folder of its own, results/conv_<dataset>_z<z>/.
+"""
+
+import utils  # first: it keeps TensorFlow's start-up log off the terminal
+
+# isort: split
+import keras
+from keras import layers
+
+# A flag overrides the constant of the same name. None: BY_DATASET, below, has the value.
+# model
+Z = None  # latent dimensions
+FILTERS = (32, 64, 128)  # of the encoder's convolutions, each of which halves the sides; the decoder reverses them
+KERNEL = 4  # pixels a side; a multiple of the stride 2, so that transposed convolutions leave no checkerboard
+ACTIVATION = "silu"
+LIKELIHOOD = "auto"  # bernoulli for digits, gaussian with one calibrated sigma for everything else
+LOG_STD_BOUND = 8.0  # the posterior's log-std stays within +-8, smoothly, so its exponential stays finite
+LOG_STD_START = -2.0  # a posterior that starts narrow lets the decoder see its latents: no collapse at z = 100
+
+# optimisation
+EPOCHS = None
+BATCH_SIZE = 128
+LEARNING_RATE = 1e-3  # Adam
+WARMUP_STEPS = 200  # steps from rate 0 to LEARNING_RATE
+GRADIENT_CLIP = 1e4  # global norm, nats per image; far above the usual, so that it stops only accidents
+AVERAGE_POWER = 7.0  # evaluated weights are an average over about the last 1 / (7 + 1) of the run
+BETA = 1.0  # weight of the KL term; 1 is the ELBO
+XLA = False  # XLA's convolution gradients are about 50 times slower on a CPU
+
+# data
+DATASET = "toy-faces"  # toy-digits, mnist, cifar10, cifar10-grey, celeba or a folder of images
+BINARIZE = "none"  # dynamic or threshold: black-and-white pixels, for comparison with papers
+SEED = 0
+LIMIT = None  # first N training images and at most N test images
+IMAGE_SIZE = None  # celeba and folders: 32, 64 or 128; None is 64
+DATA_DIR = "data"
+OUT = "results"
+NAME = None  # run folder's name; None: conv_<dataset>_z<z>
+
+BY_DATASET = {
+    "toy-digits": {"Z": 16, "EPOCHS": 20},
+    "toy-faces": {"Z": 64, "EPOCHS": 12},
+    "mnist": {"Z": 20, "EPOCHS": 30},
+    "cifar10": {"Z": 128, "EPOCHS": 20},
+    "cifar10-grey": {"Z": 128, "EPOCHS": 20},
+    "celeba": {"Z": 128, "EPOCHS": 20},
+    "a folder": {"Z": 64, "EPOCHS": 20},
+}
+
+
+def build_encoder(image_shape, z, linear):
+    """Images (B, H, W, C) in [0, 1] -> mean and log-std of q(z|x), side by side (B, 2z).
+
+    With `linear`, a linear path runs beside the network, which starts at 0 (see utils.start_at_ppca).
+    """
+    start = "zeros" if linear else "glorot_uniform"
+    image = keras.Input(image_shape)
+    hidden = layers.Rescaling(2.0, offset=-1.0)(image)
+    for filters in FILTERS:
+        hidden = layers.Conv2D(filters, KERNEL, 2, "same", activation=ACTIVATION)(hidden)  # (B, H/2, W/2, filters)
+    hidden = layers.Flatten()(hidden)  # (B, H/8 * W/8 * 128)
+    mean = layers.Dense(z, kernel_initializer=start, name="mean")(hidden)  # (B, z)
+    if linear:
+        mean = layers.Add()([mean, layers.Dense(z, name="linear_mean")(layers.Flatten()(image))])
+    bias = keras.initializers.Constant(LOG_STD_START)
+    log_std = layers.Dense(z, kernel_initializer=start, bias_initializer=bias, name="log_std")(hidden)  # (B, z)
+    log_std = layers.Activation("tanh")(layers.Rescaling(1 / LOG_STD_BOUND)(log_std))
+    log_std = layers.Rescaling(LOG_STD_BOUND)(log_std)
+    return keras.Model(image, layers.Concatenate()([mean, log_std]), name="encoder")
+
+
+def build_decoder(image_shape, z, linear):
+    """Latents (B, z) -> pixel parameters (B, H, W, C): logits of Bernoulli, means of Gaussian pixels."""
+    height, width, channels = image_shape
+    halvings = 2 ** len(FILTERS)
+    rows, columns = -(-height // halvings), -(-width // halvings)
+    latent = keras.Input((z,))
+    hidden = layers.Dense(rows * columns * FILTERS[-1], ACTIVATION)(latent)
+    hidden = layers.Reshape((rows, columns, FILTERS[-1]))(hidden)  # (B, H/8, W/8, 128)
+    for filters in reversed(FILTERS[:-1]):
+        hidden = layers.Conv2DTranspose(filters, KERNEL, 2, "same", activation=ACTIVATION)(hidden)  # twice the side
+    start = "zeros" if linear else "glorot_uniform"
+    pixels = layers.Conv2DTranspose(channels, KERNEL, 2, "same", kernel_initializer=start)(hidden)
+    excess = (rows * halvings - height, columns * halvings - width)
+    pixels = layers.Cropping2D([(side // 2, side - side // 2) for side in excess])(pixels)  # (B, H, W, C)
+    if linear:
+        straight = layers.Dense(height * width * channels, name="linear_pixels")(latent)
+        pixels = layers.Add()([pixels, layers.Reshape(image_shape)(straight)])
+    return keras.Model(latent, pixels, name="decoder")
+
+
+def main(argv=None):
+    """Train as the constants and flags say; returns the content of metrics.json."""
+    settings = utils.parse_settings("conv", __doc__, globals(), argv)
+    data = utils.load_dataset(settings.dataset, settings.data_dir, settings.image_size, settings.limit)
+    keras.utils.set_random_seed(settings.seed)
+    linear = settings.likelihood == "gaussian"  # logits have no linear solution in closed form
+    encoder = build_encoder(data.image_shape, settings.z, linear)
+    decoder = build_decoder(data.image_shape, settings.z, linear)
+    return utils.train(encoder, decoder, data, settings)
+
+
+if __name__ == "__main__":
+    utils.launch(main)

@@ -1,0 +1,103 @@
+"""Fully-connected variational autoencoder (Kingma & Welling 2014, arXiv:1312.6114).
+
+    python vae_fc.py                              toy digits, no download, under a minute on two cores
+    python vae_fc.py --dataset mnist --z 2        a latent plane of handwritten digits
+    python vae_fc.py --dataset cifar10 --epochs 12
+
+Every run leaves its pictures, numbers and networks in a folder of its own, results/fc_<dataset>_z<z>/.
+"""
+
+import utils  # first: it keeps TensorFlow's start-up log off the terminal
+
+# isort: split
+import keras
+from keras import layers
+
+# A flag overrides the constant of the same name. None: BY_DATASET, below, has the value.
+# model
+Z = None  # latent dimensions
+HIDDEN = (500, 500)  # units of the encoder's hidden layers; the decoder has them in reverse
+ACTIVATION = "silu"
+LIKELIHOOD = "auto"  # bernoulli for digits, gaussian with one calibrated sigma for everything else
+LOG_STD_BOUND = 8.0  # the posterior's log-std stays within +-8, smoothly, so its exponential stays finite
+LOG_STD_START = -2.0  # a posterior that starts narrow lets the decoder see its latents: no collapse at z = 100
+
+# optimisation
+EPOCHS = None
+BATCH_SIZE = 128
+LEARNING_RATE = 1e-3  # Adam
+WARMUP_STEPS = 200  # steps from rate 0 to LEARNING_RATE
+GRADIENT_CLIP = 1e4  # global norm, nats per image; far above the usual, so that it stops only accidents
+AVERAGE_POWER = 7.0  # evaluated weights are an average over about the last 1 / (7 + 1) of the run
+BETA = 1.0  # weight of the KL term; 1 is the ELBO
+XLA = True  # whole runs of steps as one compiled program: pays for dense layers on CPU and GPU
+
+# data
+DATASET = "toy-digits"  # toy-faces, mnist, cifar10, cifar10-grey, celeba or a folder of images
+BINARIZE = "none"  # dynamic or threshold: black-and-white pixels, for comparison with papers
+SEED = 0
+LIMIT = None  # first N training images and at most N test images
+IMAGE_SIZE = None  # celeba and folders: 32, 64 or 128; None is 64
+DATA_DIR = "data"
+OUT = "results"
+NAME = None  # run folder's name; None: fc_<dataset>_z<z>
+
+BY_DATASET = {
+    "toy-digits": {"Z": 2, "EPOCHS": 20},
+    "toy-faces": {"Z": 32, "EPOCHS": 20},
+    "mnist": {"Z": 20, "EPOCHS": 30},
+    "cifar10": {"Z": 128, "EPOCHS": 20},
+    "cifar10-grey": {"Z": 128, "EPOCHS": 20},
+    "celeba": {"Z": 128, "EPOCHS": 20},
+    "a folder": {"Z": 64, "EPOCHS": 20},
+}
+
+
+def build_encoder(image_shape, z, linear):
+    """Images (B, H, W, C) in [0, 1] -> mean and log-std of q(z|x), side by side (B, 2z).
+
+    With `linear`, a linear path runs beside the network, which starts at 0 (see utils.start_at_ppca).
+    """
+    start = "zeros" if linear else "glorot_uniform"
+    image = keras.Input(image_shape)
+    pixels = layers.Flatten()(image)  # (B, H * W * C)
+    hidden = layers.Rescaling(2.0, offset=-1.0)(pixels)
+    for width in HIDDEN:
+        hidden = layers.Dense(width, ACTIVATION)(hidden)  # (B, width)
+    mean = layers.Dense(z, kernel_initializer=start, name="mean")(hidden)  # (B, z)
+    if linear:
+        mean = layers.Add()([mean, layers.Dense(z, name="linear_mean")(pixels)])
+    bias = keras.initializers.Constant(LOG_STD_START)
+    log_std = layers.Dense(z, kernel_initializer=start, bias_initializer=bias, name="log_std")(hidden)  # (B, z)
+    log_std = layers.Activation("tanh")(layers.Rescaling(1 / LOG_STD_BOUND)(log_std))
+    log_std = layers.Rescaling(LOG_STD_BOUND)(log_std)
+    return keras.Model(image, layers.Concatenate()([mean, log_std]), name="encoder")
+
+
+def build_decoder(image_shape, z, linear):
+    """Latents (B, z) -> pixel parameters (B, H, W, C): logits of Bernoulli, means of Gaussian pixels."""
+    size = image_shape[0] * image_shape[1] * image_shape[2]
+    latent = keras.Input((z,))
+    hidden = latent
+    for width in reversed(HIDDEN):
+        hidden = layers.Dense(width, ACTIVATION)(hidden)  # (B, width)
+    start = "zeros" if linear else "glorot_uniform"
+    pixels = layers.Dense(size, kernel_initializer=start)(hidden)  # (B, H * W * C)
+    if linear:
+        pixels = layers.Add()([pixels, layers.Dense(size, name="linear_pixels")(latent)])
+    return keras.Model(latent, layers.Reshape(image_shape)(pixels), name="decoder")
+
+
+def main(argv=None):
+    """Train as the constants and flags say; returns the content of metrics.json."""
+    settings = utils.parse_settings("fc", __doc__, globals(), argv)
+    data = utils.load_dataset(settings.dataset, settings.data_dir, settings.image_size, settings.limit)
+    keras.utils.set_random_seed(settings.seed)
+    linear = settings.likelihood == "gaussian"  # logits have no linear solution in closed form
+    encoder = build_encoder(data.image_shape, settings.z, linear)
+    decoder = build_decoder(data.image_shape, settings.z, linear)
+    return utils.train(encoder, decoder, data, settings)
+
+
+if __name__ == "__main__":
+    utils.launch(main)
