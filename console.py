@@ -49,6 +49,8 @@ def progress(items, total, label=None):
     if label:
         note(label)
     bar = Progbar(total) if sys.stdout.isatty() and total else None
+    if bar:
+        bar.update(0)
     for count, item in enumerate(items, 1):
         yield item
         if bar:

@@ -69,20 +69,27 @@ def manifold_codes(side):
 
 
 def principal_axes(means):
-    """Posterior means (N, z) on their first two principal axes: (N, 2); a single unit gets a second axis of 0."""
-    centred = np.pad(means - means.mean(axis=0), ((0, 0), (0, max(0, 2 - means.shape[1]))))
+    """Posterior means (N, z) on their first two principal axes: (N, 2); where there is only one, the second is 0."""
+    centred = means - means.mean(axis=0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    return centred @ axes[:2].T
+    plane = centred @ axes[:2].T
+    return np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
 
 
 def save_losses(path, rows, title):
-    """Training and test curves: loss, reconstruction and KL apart.  rows: dicts of metrics.csv."""
+    """Training and test curves: loss, reconstruction and KL apart.  rows: dicts of metrics.csv.
+
+    The axes fit what follows the first tenth of the epochs, whose fall would flatten everything else.
+    """
     figure, axes = _figure(1, 3, (12, 3.6))
     epochs = [row["epoch"] for row in rows]
     marker = "." if len(rows) < 40 else None
     for ax, term, name in zip(axes, ("loss", "recon", "kl"), ("loss", "reconstruction", "KL"), strict=True):
         for split, style in (("train", "--"), ("test", "-")):
             ax.plot(epochs, [row[f"{split}_{term}"] for row in rows], style, label=split, marker=marker)
+        late = [row[f"{split}_{term}"] for row in rows[-(-len(rows) // 10) :] or rows for split in ("train", "test")]
+        margin = 0.1 * (max(late) - min(late)) or 1
+        ax.set_ylim(min(late) - margin, max(late) + margin)
         ax.set(title=name, xlabel="epoch", ylabel="nats per image")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.ticklabel_format(useOffset=False)
@@ -111,20 +118,27 @@ def save_latent(path, means, labels, label_names, title):
     _save(figure, path, title)
 
 
+def _dot_size(count):
+    """Area of a dot, in square points, that lets `count` of them fill a map without hiding each other."""
+    return float(np.clip(30_000 / count, 4, 24))
+
+
 def _scatter_classes(ax, plane, labels, label_names):
     from matplotlib import colormaps
 
     colours = colormaps["tab10" if len(label_names) <= 10 else "turbo"](np.linspace(0, 1, max(2, len(label_names))))
+    size = _dot_size(len(plane))
     for value, name in enumerate(label_names):
-        ax.scatter(*plane[labels == value].T, s=4, color=colours[value], label=name, linewidths=0, alpha=0.7)
-    ax.legend(markerscale=4, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        ax.scatter(*plane[labels == value].T, s=size, color=colours[value], label=name, linewidths=0, alpha=0.7)
+    ax.legend(markerscale=2, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 
 
 def _scatter_attribute(ax, plane, present, name):
+    size = _dot_size(len(plane))
     for value, colour, word in ((0, "#b9c4d0", "without"), (1, "#d1495b", "with")):
-        ax.scatter(*plane[present == value].T, s=5, color=colour, label=word, linewidths=0, alpha=0.8)
+        ax.scatter(*plane[present == value].T, s=size, color=colour, label=word, linewidths=0, alpha=0.8)
     ax.set_title(name.replace("_", " "))
-    ax.legend(markerscale=3, loc="upper right")
+    ax.legend(markerscale=2, loc="upper right")
 
 
 def _figure(rows, columns, size, squeeze=True):

@@ -79,7 +79,7 @@ def git_commit():
 
 
 def check_same_run(folder, config):
-    """Refuse to go on with a run under other settings, other images or another program."""
+    """Refuse to go on with a run under other settings, with other images, or beyond its asked-for end."""
     try:
         kept = json.loads((folder / "config.json").read_text())
     except FileNotFoundError:
@@ -92,6 +92,9 @@ def check_same_run(folder, config):
                 f"--resume: {key} is {kept.get(key)!r} in {folder} and {config[key]!r} now; "
                 "use the same, or start a new run without --resume"
             )
+    done = len(read_rows(folder / "metrics.csv"))
+    if done > config["epochs"]:
+        raise UserError(f"--epochs {config['epochs']}: {folder} has {done} already; ask for more, or start a new run")
     if kept.get("versions") != config["versions"]:
         note(f"{folder} was begun with other versions of its packages: the rest may differ in the last digits")
 

@@ -342,7 +342,9 @@ def train(encoder, decoder, data, settings):
 
 def start_run(encoder, decoder, data, settings):
     """Open the run folder, restore its checkpoint or write the first one, and say what is about to be trained."""
-    settings.batch_size = min(settings.batch_size, len(data.train))
+    if settings.batch_size > len(data.train):
+        note(f"--batch-size {settings.batch_size}: lowered to {len(data.train)}, the number of training images")
+        settings.batch_size = len(data.train)
     sigma = 1.0
     if settings.likelihood == "gaussian":
         ppca = fit_ppca(data.train, settings.z, settings.seed)

@@ -1,0 +1,53 @@
+"""What the tests share: small sets of toy images in a data folder of their own, and runs of the scripts on them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data import datasets
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {"toy-digits": (300, 60), "toy-faces": (150, 40)}
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A data folder that keeps toy images once drawn, for the session."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def small_sets(monkeypatch, data_dir):
+    """Toy sets of a few hundred images, for scripts that run inside the test's own process."""
+    sets = {name: (row[0], *SMALL[name], row[3]) for name, row in datasets.TOY_SETS.items()}
+    monkeypatch.setattr(datasets, "TOY_SETS", sets)
+    monkeypatch.setenv("VAE_DATA", str(data_dir))
+
+
+def run_script(script, *flags, **options):
+    """Run a script as a user does, in a process of its own."""
+    command = [sys.executable, str(ROOT / script), *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=170, **options)
+
+
+def start_script(script, *flags):
+    """Start a script and go on."""
+    command = [sys.executable, str(ROOT / script), *map(str, flags)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """A folder of images that a process of its own can train on without drawing any."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path / "my images"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(60):
+        pixels = np.repeat(np.repeat(random.integers(0, 256, (4, 4, 3), np.uint8), 10, 0), 10, 1)
+        Image.fromarray(pixels).save(folder / f"{number:02}.png")
+    return folder

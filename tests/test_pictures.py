@@ -1,0 +1,116 @@
+"""Pictures, pixel by pixel."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pictures
+
+
+def numbered_images(count, channels, height=3, width=4):
+    """Images whose every pixel is their number."""
+    numbers = np.arange(1, count + 1, dtype=np.uint8)[:, None, None, None]
+    return np.broadcast_to(numbers, (count, height, width, channels))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grid_has_images_in_reading_order_between_white_lines(channels):
+    grid = pictures.image_grid(numbered_images(5, channels), columns=3, padding=2)
+    assert grid.shape == (2 * (3 + 2) + 2, 3 * (4 + 2) + 2, channels)
+    expected = np.full(grid.shape[:2], 255)
+    for number, (top, left) in enumerate([(2, 2), (2, 8), (2, 14), (7, 2), (7, 8)], 1):
+        expected[top : top + 3, left : left + 4] = number
+    for channel in range(channels):
+        assert np.array_equal(grid[..., channel], expected)
+
+
+def test_grid_keeps_colours_and_orientation():
+    image = np.random.default_rng(0).integers(0, 256, (1, 5, 6, 3), np.uint8)
+    assert np.array_equal(pictures.image_grid(image, 1, padding=1)[1:-1, 1:-1], image[0])
+
+
+def test_grid_rounds_and_clips_but_never_stretches():
+    image = np.array([-0.5, 0.0, 0.25, 0.5, 1.0, 1.7], np.float32).reshape(1, 1, 6, 1)
+    assert pictures.image_grid(image, 1, padding=0).ravel().tolist() == [0, 0, 64, 128, 255, 255]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_saved_grid_is_enlarged_by_a_whole_factor_below_its_caption(tmp_path, channels):
+    images = np.random.default_rng(0).integers(0, 256, (4, 28, 28, channels), np.uint8)
+    pictures.save_grid(tmp_path / "grid.png", images, 2, "A caption")
+    page = np.asarray(Image.open(tmp_path / "grid.png"))
+    whole = np.broadcast_to(pictures.image_grid(images, 2), (62, 62, 3))
+    top, left = 30, 4
+    assert np.array_equal(page[top : top + 124 : 2, left : left + 124 : 2], whole)
+    assert np.array_equal(page[top + 1 : top + 124 : 2, left + 1 : left + 124 : 2], whole)
+    assert page[:top].min() < 100 and page[:top, -1].min() == 255, "the caption is there, and whole"
+
+
+def test_labels_stand_left_of_their_rows(tmp_path):
+    black = np.zeros((4, 60, 60, 1), np.uint8)
+    pictures.save_grid(tmp_path / "grid.png", black, 2, "", ("original", "reconstruction"))
+    page = np.asarray(Image.open(tmp_path / "grid.png").convert("L"))
+    left = page.shape[1] - (2 * 62 + 2)
+    for row in range(2):
+        band = page[30 + 62 * row : 30 + 62 * (row + 1), : left - 2]
+        ink = np.argwhere(band < 128)
+        assert len(ink) and ink[:, 1].min() > 2, "there, and not cut off"
+        assert abs(ink[:, 0].mean() - 31) < 5, "beside the middle of its row"
+
+
+def test_rows_of_originals_and_reconstructions_alternate():
+    above, below = numbered_images(5, 1), numbered_images(5, 1) + 100
+    order = pictures.interleave(above, below, columns=2)[:, 0, 0, 0]
+    assert order.tolist() == [1, 2, 101, 102, 3, 4, 103, 104, 5, 105]
+
+
+def test_quantiles_divide_the_normal_distribution_evenly():
+    assert np.allclose(pictures.gaussian_quantiles(3), [-0.96742157, 0, 0.96742157])
+
+
+def test_manifold_goes_right_and_up():
+    codes = pictures.manifold_codes(3).reshape(3, 3, 2)
+    assert np.all(np.diff(codes[..., 0], axis=1) > 0) and np.all(np.diff(codes[..., 1], axis=0) < 0)
+
+
+def test_principal_axes_find_the_widest_directions():
+    random = np.random.default_rng(0)
+    wide = random.standard_normal((500, 2)) * (5, 2)
+    axes, _ = np.linalg.qr(random.standard_normal((7, 2)))
+    plane = pictures.principal_axes(wide @ axes.T + random.standard_normal(7))
+    assert np.allclose(np.abs(plane.std(axis=0)), wide.std(axis=0), rtol=0.02)
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (9, 1), (1, 1)])
+def test_principal_axes_of_too_little(shape):
+    plane = pictures.principal_axes(np.ones(shape))
+    assert plane.shape == (shape[0], 2) and np.all(np.isfinite(plane))
+
+
+ROW = {f"{split}_{term}": 1.0 for split in ("train", "test") for term in ("loss", "recon", "kl")}
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 50])
+def test_curves_are_drawn(tmp_path, epochs):
+    rows = [{"epoch": epoch, **ROW, "train_loss": 5.0 / epoch} for epoch in range(1, epochs + 1)]
+    pictures.save_losses(tmp_path / "losses.png", rows, "title")
+    assert_drawn(tmp_path / "losses.png")
+
+
+@pytest.mark.parametrize("z", [1, 2, 9])
+def test_maps_are_drawn_by_class_and_by_attribute(tmp_path, z):
+    random = np.random.default_rng(0)
+    means = random.standard_normal((50, z))
+    pictures.save_latent(tmp_path / "class.png", means, random.integers(0, 10, 50), tuple("0123456789"), "title")
+    names = ("Smiling", "Eyeglasses", "Hat")
+    pictures.save_latent(tmp_path / "attribute.png", means, random.integers(0, 2, (50, 3)), names, "title")
+    assert_drawn(tmp_path / "class.png")
+    assert_drawn(tmp_path / "attribute.png")
+
+
+def assert_drawn(path):
+    """A picture of many colours whose edge nothing touches."""
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert edge.min() == 255
