@@ -1,0 +1,270 @@
+"""Both scripts through their command line: every file and key of a run folder, resuming, exit codes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_script, start_script
+from PIL import Image
+
+import utils
+import vae_conv
+import vae_fc
+from console import NonFiniteError, UserError
+
+# isort: split
+import keras
+
+COLUMNS = (
+    "epoch seconds images_per_second learning_rate train_loss train_recon train_kl test_loss test_recon test_kl "
+    "active_units sigma cost"
+).split()
+METRICS = {*COLUMNS, *"test_psnr test_psnr_of_mean_mse likelihood binarize parameters total_seconds".split()}
+FILES = {
+    *"config.json metrics.csv metrics.json reconstructions.png samples.png losses.png latent.png".split(),
+    *"encoder.keras decoder.keras checkpoint".split(),
+}
+TIMES = {"seconds", "images_per_second", "total_seconds"}
+SCRIPTS = {"fc": vae_fc, "conv": vae_conv}
+
+
+def train(script, out, *flags):
+    return SCRIPTS[script].main([*"--epochs 2 --batch-size 50".split(), "--out", str(out), *map(str, flags)])
+
+
+def read(folder):
+    """metrics.csv without what a clock wrote."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{name: text for name, text in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+
+
+def networks(folder):
+    return [keras.models.load_model(folder / f"{name}.keras") for name in ("encoder", "decoder")]
+
+
+def same_weights(one, other):
+    pairs = zip(networks(one), networks(other), strict=True)
+    weights = [zip(a.get_weights(), b.get_weights(), strict=True) for a, b in pairs]
+    return all(np.array_equal(a, b) for pair in weights for a, b in pair)
+
+
+CASES = {  # run: (script, flags, image shape, likelihood, has manifold)
+    "fc_toy-digits_z2": ("fc", (), (28, 28, 1), "bernoulli", True),
+    "fc_toy-faces_z5": ("fc", ("--dataset", "toy-faces", "--z", 5), (64, 64, 3), "gaussian", False),
+    "conv_toy-faces_z64": ("conv", (), (64, 64, 3), "gaussian", False),
+    "conv_toy-digits_z3": ("conv", ("--dataset", "toy-digits", "--z", 3), (28, 28, 1), "bernoulli", False),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_run_folder_keeps_the_contract(name, small_sets, tmp_path, capsys):
+    script, flags, shape, likelihood, manifold = CASES[name]
+    metrics = train(script, tmp_path, *flags)
+    folder = tmp_path / name
+    assert {path.name for path in folder.iterdir()} == FILES | ({"manifold.png"} if manifold else set())
+    printed = capsys.readouterr().out
+    for path in folder.glob("*.png"):
+        Image.open(path).verify()
+        assert str(path) in printed
+    check_metrics(folder, metrics, likelihood)
+    check_config(folder, script, shape)
+    check_networks(folder, metrics)
+
+
+def check_metrics(folder, metrics, likelihood):
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == COLUMNS and [row["epoch"] for row in rows] == ["1", "2"]
+    last = {name: float(text) if text else None for name, text in rows[-1].items()}
+    for split in ("train", "test"):
+        assert last[f"{split}_loss"] == pytest.approx(last[f"{split}_recon"] + last[f"{split}_kl"])
+    assert (last["sigma"] is not None) == (likelihood == "gaussian")
+    kept = json.loads((folder / "metrics.json").read_text())
+    assert kept == metrics
+    assert {name: kept[name] for name in COLUMNS} == last
+    assert set(kept) == METRICS
+    assert kept["likelihood"] == likelihood and kept["binarize"] == "none"
+    images = json.loads((folder / "config.json").read_text())["train_images"]
+    assert kept["cost"] == pytest.approx(kept["train_loss"] * images)
+
+
+def check_config(folder, script, shape):
+    config = json.loads((folder / "config.json").read_text())
+    constants = {name.lower() for name in vars(SCRIPTS[script]) if name.isupper()} - {"by_dataset"}
+    assert constants <= set(config)
+    assert config["script"] == script and config["image_shape"] == list(shape)
+    assert len(config["pixels_sha256"]) == 64 and config["train_images"] > config["test_images"] > 0
+    assert {"python", "tensorflow", "keras", "numpy"} <= set(config["versions"])
+    assert config["epochs"] == 2 and config["seed"] == 0 and "git_commit" in config and config["command"]
+
+
+def check_networks(folder, metrics):
+    """Keras alone encodes and decodes with them, in its safe mode, and finds the reported PSNR."""
+    encoder, decoder = networks(folder)
+    data = utils.load_dataset(json.loads((folder / "config.json").read_text())["dataset"], os.environ["VAE_DATA"])
+    images, z = data.test / np.float32(255), decoder.input_shape[-1]
+    code = encoder.predict(images, verbose=0)
+    assert code.shape == (len(images), 2 * z) and np.abs(code[:, z:]).max() <= vae_fc.LOG_STD_BOUND
+    pixels = decoder.predict(code[:, :z], verbose=0)
+    decoded = 1 / (1 + np.exp(-pixels)) if metrics["likelihood"] == "bernoulli" else np.clip(pixels, 0, 1)
+    psnr = -10 * np.log10(np.mean((decoded - images) ** 2, axis=(1, 2, 3)))
+    assert psnr.mean() == pytest.approx(metrics["test_psnr"], rel=1e-4)
+
+
+@pytest.mark.parametrize("script", ["fc", "conv"])
+@pytest.mark.parametrize("dataset", ["toy-digits", "toy-faces"])
+def test_two_and_two_epochs_are_four_epochs_bit_for_bit(script, dataset, small_sets, tmp_path):
+    flags = ("--dataset", dataset, "--z", 4)
+    train(script, tmp_path, *flags, "--name", "parts")
+    train(script, tmp_path, *flags, "--name", "parts", "--epochs", 4, "--resume")
+    train(script, tmp_path, *flags, "--name", "whole", "--epochs", 4)
+    assert read(tmp_path / "parts") == read(tmp_path / "whole")
+    assert same_weights(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_beta_weighs_training_only(small_sets, tmp_path):
+    """With beta = 0 nothing holds the KL down; the reported loss still counts it."""
+    free = train("fc", tmp_path, "--beta", 0, "--epochs", 4)
+    kept = train("fc", tmp_path, "--beta", 1, "--epochs", 4)
+    assert free["test_kl"] > 2 * kept["test_kl"]
+    assert free["test_loss"] == pytest.approx(free["test_recon"] + free["test_kl"])
+
+
+@pytest.mark.parametrize("binarize", ["dynamic", "threshold"])
+def test_black_and_white_pixels(binarize, small_sets, tmp_path):
+    metrics = train("fc", tmp_path, "--binarize", binarize)
+    assert metrics["binarize"] == binarize and np.isfinite(metrics["test_loss"])
+
+
+def test_finished_runs_stay(small_sets, tmp_path):
+    train("fc", tmp_path, "--epochs", 1)
+    before = {path: path.read_bytes() for path in (tmp_path / "fc_toy-digits_z2").rglob("*") if path.is_file()}
+    train("fc", tmp_path, "--epochs", 1)
+    train("fc", tmp_path, "--epochs", 1, "--seed", 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"fc_toy-digits_z2{end}" for end in ("", "-2", "-3")]
+    assert before == {path: path.read_bytes() for path in before}
+    assert same_weights(tmp_path / "fc_toy-digits_z2", tmp_path / "fc_toy-digits_z2-2"), "the same seed, the same run"
+    assert not same_weights(tmp_path / "fc_toy-digits_z2", tmp_path / "fc_toy-digits_z2-3")
+
+
+def test_resume_refuses_another_setting_and_changes_nothing(small_sets, tmp_path):
+    train("fc", tmp_path, "--name", "run")
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    for flags, word in ((("--learning-rate", "0.5"), "learning_rate"), (("--epochs", 1), "--epochs")):
+        with pytest.raises(UserError, match=word):
+            train("fc", tmp_path, "--name", "run", "--resume", *flags)
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_editing_a_constant_is_as_good_as_a_flag(small_sets, tmp_path, monkeypatch):
+    monkeypatch.setattr(vae_fc, "Z", 7)
+    monkeypatch.setattr(vae_fc, "HIDDEN", (30,))
+    train("fc", tmp_path)
+    config = json.loads((tmp_path / "fc_toy-digits_z7" / "config.json").read_text())
+    assert config["z"] == 7 and config["hidden"] == [30]
+
+
+def test_fewer_images_than_a_batch(small_sets, tmp_path, capsys):
+    metrics = train("fc", tmp_path, "--limit", 3)
+    assert np.isfinite(metrics["test_loss"])
+    assert "--batch-size 50: lowered to 3" in capsys.readouterr().out
+
+
+def test_losses_that_leave_the_numbers_stop_the_run(small_sets, tmp_path):
+    where = r"(reconstruction|KL) term became (nan|-?inf) in epoch \d+, step \d+"
+    with pytest.raises(NonFiniteError, match=where):
+        train("fc", tmp_path, "--learning-rate", 1e6, "--epochs", 30)
+
+
+def test_evaluation_counts_every_image_once(small_sets, tmp_path, monkeypatch):
+    """The reported test loss is the mean over all test images, whatever the size of the evaluation's batches."""
+    losses = []
+    for size in (500, 7):
+        monkeypatch.setattr(utils, "EVALUATION_BATCH", size)
+        losses.append(train("fc", tmp_path)["test_psnr"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_killed_run_resumes_to_the_same_weights(image_folder, tmp_path):
+    """kill -9 in the middle of a run of its own; then the rest, against a run never stopped."""
+    flags = ["--dataset", image_folder, "--image-size", 32, "--batch-size", 10, "--z", 2, "--data-dir", tmp_path]
+    flags += ["--out", tmp_path / "out", "--name"]
+    process = start_script("vae_fc.py", *flags, "killed", "--epochs", 5000)
+    table = tmp_path / "out" / "killed" / "metrics.csv"
+    wait_for(lambda: table.exists() and len(table.read_text().splitlines()) > 3, process)
+    process.kill()
+    process.communicate()
+    done = len(read(table.parent))
+    for name, resume in (("killed", ["--resume"]), ("whole", [])):
+        finished = run_script("vae_fc.py", *flags, name, "--epochs", done + 2, *resume)
+        assert finished.returncode == 0, finished.stderr
+    assert read(table.parent) == read(tmp_path / "out" / "whole")
+    assert same_weights(table.parent, tmp_path / "out" / "whole")
+
+
+def test_interrupt_keeps_the_checkpoint(image_folder, tmp_path):
+    flags = ["--dataset", image_folder, "--image-size", 32, "--batch-size", 10, "--z", 2, "--data-dir", tmp_path]
+    process = start_script("vae_conv.py", *flags, "--out", tmp_path, "--name", "run", "--epochs", 5000)
+    wait_for(lambda: (tmp_path / "run" / "metrics.csv").exists(), process)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in error and "Traceback" not in error
+    assert "tensorflow" not in (out + error).lower(), "no log of TensorFlow's own"
+
+
+def wait_for(condition, process):
+    for _ in range(1200):
+        if condition():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("nothing happened for a minute")
+
+
+BAD_FLAGS = {
+    "--z": "0", "--epochs": "-1", "--batch-size": "0", "--learning-rate": "nan", "--likelihood": "poisson",
+    "--binarize": "yes", "--beta": "-0.1", "--seed": "-5", "--limit": "0", "--image-size": "63", "--name": "a/b",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flag", BAD_FLAGS)
+def test_bad_flag_is_refused_by_name(flag, capsys):
+    with pytest.raises(SystemExit) as stop:
+        vae_fc.main([flag, BAD_FLAGS[flag]])
+    assert stop.value.code == 2 and flag in capsys.readouterr().err
+
+
+def test_contradicting_flags_are_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        vae_fc.main(["--dataset", "cifar10", "--binarize", "dynamic"])
+    assert stop.value.code == 2 and "--likelihood bernoulli" in capsys.readouterr().err
+
+
+def test_bad_constant_is_refused_by_name(monkeypatch, capsys):
+    monkeypatch.setattr(vae_fc, "LEARNING_RATE", "fast")
+    with pytest.raises(SystemExit) as stop:
+        vae_fc.main([])
+    assert stop.value.code == 2 and "LEARNING_RATE" in capsys.readouterr().err
+
+
+def test_bad_input_is_one_line_and_exit_2(tmp_path):
+    (tmp_path / "file").write_text("")
+    for flags in (["--dataset", tmp_path / "nowhere"], ["--data-dir", tmp_path / "file"]):
+        finished = run_script("vae_fc.py", *flags)
+        assert finished.returncode == 2
+        assert finished.stderr.count("\n") == 1 and str(tmp_path) in finished.stderr
+
+
+def test_import_has_no_effect(tmp_path):
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import vae_fc, vae_conv"
+    finished = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
+    assert list(Path(tmp_path).iterdir()) == []
