@@ -27,7 +27,6 @@ with quiet_stderr():
 
 __all__ = ["launch", "load_dataset", "parse_settings", "train"]  # what a script needs
 
-STEPS_PER_CALL = 32  # training steps in one compiled call: the call's overhead vanishes, the bar still moves
 EVALUATION_BATCH = 500  # images
 PICTURE_SECONDS = 10  # between two drawings of the pictures while training
 SIGMA_FLOOR = 1 / 510  # half a grey level: below it a density of 8-bit pixels means nothing and grows without bound
@@ -161,7 +160,7 @@ def principal_components(images, count, seed, iterations=4):
     return mean, basis @ rotation[:, largest], np.maximum(values[largest], 0), trace
 
 
-def fit_ppca(images, z, seed=0, limit=10_000):
+def fit_ppca(images, z, seed=0, limit=50_000):
     """Maximum-likelihood pPCA with z units from at most `limit` evenly spaced uint8 images (N, H, W, C).
 
     Tipping & Bishop 1999, equations 7, 8 and 12; its posterior is diagonal in this basis, so the VAE starts with a
@@ -218,18 +217,19 @@ def average_rate(power, step, steps):
     return min(1.0, (power + 1) * steps / step)
 
 
-def training_calls(images, batch_size, seed, epoch):
-    """One epoch of uint8 batches (STEPS_PER_CALL, B, H, W, C) with the number of steps to take in each.
+def training_calls(images, settings, epoch):
+    """One epoch of uint8 batches (steps_per_call, B, H, W, C) with the number of steps to take in each.
 
     The order depends on (seed, epoch) only; the last, partial batch is left out (other images each epoch). The last
     call is filled up, so that every call has one shape and compiles once.
     """
-    steps = len(images) // batch_size
-    order = np.random.default_rng([seed, epoch]).permutation(len(images))[: steps * batch_size]
-    for first in range(0, steps, STEPS_PER_CALL):
-        chosen = order[first * batch_size : (first + STEPS_PER_CALL) * batch_size]
-        batches = images[np.resize(chosen, STEPS_PER_CALL * batch_size)]
-        yield batches.reshape(STEPS_PER_CALL, batch_size, *images.shape[1:]), len(chosen) // batch_size
+    size, call_size = settings.batch_size, settings.steps_per_call * settings.batch_size
+    whole = len(images) // size * size
+    order = np.random.default_rng([settings.seed, epoch]).permutation(len(images))[:whole]
+    for start in range(0, whole, call_size):
+        chosen = order[start : start + call_size]
+        batches = images[np.resize(chosen, call_size)]
+        yield batches.reshape(settings.steps_per_call, size, *images.shape[1:]), len(chosen) // size
 
 
 def build_train_call(vae, average, optimizer, settings):
@@ -247,7 +247,7 @@ def build_train_call(vae, average, optimizer, settings):
 
     @tf.function(jit_compile=settings.xla)
     def train_call(batches, steps, first_step, rate):
-        terms = tf.TensorArray(tf.float32, STEPS_PER_CALL, element_shape=(2,))
+        terms = tf.TensorArray(tf.float32, settings.steps_per_call, element_shape=(2,))
         for k in tf.range(steps):
             terms = terms.write(k, train_step(batches[k], first_step + tf.cast(k, tf.int64)))
         for mean, variable in zip(average.variables, variables, strict=True):
@@ -347,6 +347,7 @@ def start_run(encoder, decoder, data, settings):
         settings.batch_size = len(data.train)
     sigma = 1.0
     if settings.likelihood == "gaussian":
+        note("starting the linear path at probabilistic PCA")
         ppca = fit_ppca(data.train, settings.z, settings.seed)
         start_at_ppca(encoder, decoder, ppca, settings.log_std_bound)
         sigma = ppca.sigma
@@ -394,9 +395,9 @@ def train_epoch(run, train_call, epoch):
     """One epoch; returns its mean reconstruction and KL terms (2,), nats per image."""
     images, settings = run.data.train, run.settings
     steps = len(images) // settings.batch_size
-    calls = training_calls(images, settings.batch_size, settings.seed, epoch)
+    calls = training_calls(images, settings, epoch)
     step, total = (epoch - 1) * steps, np.zeros(2)
-    for batches, count in progress(calls, -(-steps // STEPS_PER_CALL)):
+    for batches, count in progress(calls, -(-steps // settings.steps_per_call)):
         rate = tf.constant(average_rate(settings.average_power, step + count, count), tf.float32)
         terms = train_call(tf.constant(batches), tf.constant(count), tf.constant(step, tf.int64), rate).numpy()[:count]
         check_finite(terms, epoch, step, run.folder)

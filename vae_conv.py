@@ -31,6 +31,7 @@ WARMUP_STEPS = 200  # steps from rate 0 to LEARNING_RATE
 GRADIENT_CLIP = 1e4  # global norm, nats per image; far above the usual, so that it stops only accidents
 AVERAGE_POWER = 7.0  # evaluated weights are an average over about the last 1 / (7 + 1) of the run
 BETA = 1.0  # weight of the KL term; 1 is the ELBO
+STEPS_PER_CALL = 4  # training steps in one compiled call: little overhead, and a progress bar that moves
 XLA = False  # XLA's convolution gradients are about 50 times slower on a CPU
 
 # data

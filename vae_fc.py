@@ -16,7 +16,7 @@ from keras import layers
 # A flag overrides the constant of the same name. None: BY_DATASET, below, has the value.
 # model
 Z = None  # latent dimensions
-HIDDEN = (500, 500)  # units of the encoder's hidden layers; the decoder has them in reverse
+HIDDEN = (500, 500, 500)  # units of the encoder's hidden layers; the decoder has them in reverse
 ACTIVATION = "silu"
 LIKELIHOOD = "auto"  # bernoulli for digits, gaussian with one calibrated sigma for everything else
 LOG_STD_BOUND = 8.0  # the posterior's log-std stays within +-8, smoothly, so its exponential stays finite
@@ -25,11 +25,12 @@ LOG_STD_START = -2.0  # a posterior that starts narrow lets the decoder see its 
 # optimisation
 EPOCHS = None
 BATCH_SIZE = 128
-LEARNING_RATE = 1e-3  # Adam
+LEARNING_RATE = 1e-3  # Adam; 2e-3 gains 2 nats on MNIST at z = 100 and loses 3 at z = 2
 WARMUP_STEPS = 200  # steps from rate 0 to LEARNING_RATE
 GRADIENT_CLIP = 1e4  # global norm, nats per image; far above the usual, so that it stops only accidents
 AVERAGE_POWER = 7.0  # evaluated weights are an average over about the last 1 / (7 + 1) of the run
 BETA = 1.0  # weight of the KL term; 1 is the ELBO
+STEPS_PER_CALL = 32  # training steps in one compiled call: little overhead, and a progress bar that moves
 XLA = True  # whole runs of steps as one compiled program: pays for dense layers on CPU and GPU
 
 # data
@@ -43,7 +44,7 @@ OUT = "results"
 NAME = None  # run folder's name; None: fc_<dataset>_z<z>
 
 BY_DATASET = {
-    "toy-digits": {"Z": 2, "EPOCHS": 20},
+    "toy-digits": {"Z": 2, "EPOCHS": 30},
     "toy-faces": {"Z": 32, "EPOCHS": 20},
     "mnist": {"Z": 20, "EPOCHS": 30},
     "cifar10": {"Z": 128, "EPOCHS": 20},
@@ -51,6 +52,17 @@ BY_DATASET = {
     "celeba": {"Z": 128, "EPOCHS": 20},
     "a folder": {"Z": 64, "EPOCHS": 20},
 }
+
+
+def hidden_layers(hidden, widths):
+    """Dense layers, the input of one as wide as itself added to its output (He et al. 2016, arXiv:1512.03385).
+
+    Without that addition, three layers keep 9 latent units of MNIST where two keep 15; with it, 19.
+    """
+    for width in widths:
+        layer = layers.Dense(width, ACTIVATION)(hidden)  # (B, width)
+        hidden = layers.Add()([hidden, layer]) if hidden.shape[-1] == width else layer
+    return hidden
 
 
 def build_encoder(image_shape, z, linear):
@@ -61,9 +73,7 @@ def build_encoder(image_shape, z, linear):
     start = "zeros" if linear else "glorot_uniform"
     image = keras.Input(image_shape)
     pixels = layers.Flatten()(image)  # (B, H * W * C)
-    hidden = layers.Rescaling(2.0, offset=-1.0)(pixels)
-    for width in HIDDEN:
-        hidden = layers.Dense(width, ACTIVATION)(hidden)  # (B, width)
+    hidden = hidden_layers(layers.Rescaling(2.0, offset=-1.0)(pixels), HIDDEN)  # (B, 500)
     mean = layers.Dense(z, kernel_initializer=start, name="mean")(hidden)  # (B, z)
     if linear:
         mean = layers.Add()([mean, layers.Dense(z, name="linear_mean")(pixels)])
@@ -78,9 +88,7 @@ def build_decoder(image_shape, z, linear):
     """Latents (B, z) -> pixel parameters (B, H, W, C): logits of Bernoulli, means of Gaussian pixels."""
     size = image_shape[0] * image_shape[1] * image_shape[2]
     latent = keras.Input((z,))
-    hidden = latent
-    for width in reversed(HIDDEN):
-        hidden = layers.Dense(width, ACTIVATION)(hidden)  # (B, width)
+    hidden = hidden_layers(latent, HIDDEN[::-1])  # (B, 500)
     start = "zeros" if linear else "glorot_uniform"
     pixels = layers.Dense(size, kernel_initializer=start)(hidden)  # (B, H * W * C)
     if linear:

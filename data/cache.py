@@ -1,10 +1,11 @@
 """What was drawn or decoded once, kept in the data folder: made whole or not at all, remade when its sources change."""
 
+import contextlib
 import hashlib
 import json
 import re
+import secrets
 import shutil
-import tempfile
 import time
 from pathlib import Path
 
@@ -22,11 +23,14 @@ def open_cache(data_dir, name, signature, build):
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder.parent)
-        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
+        partial = folder.parent / f"partial-{secrets.token_hex(8)}"
+        partial.mkdir()  # not tempfile.mkdtemp, which would lock out the other users of a shared data folder
         try:
             build(partial)
+            partial.rename(folder)
+        except OSError:
             if not folder.is_dir():
-                partial.rename(folder)
+                raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         remove_outdated(folder, name)
@@ -43,6 +47,7 @@ def remove_outdated(folder, name):
 def remove_abandoned(cache):
     """Remove half-made folders of programs that were killed."""
     for partial in cache.glob("partial-*"):
-        newest = max((path.stat().st_mtime for path in [partial, *partial.iterdir()]), default=0)
-        if time.time() - newest > ABANDONED_SECONDS:
-            shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(OSError):  # its owner may be finishing it just now
+            newest = max(path.stat().st_mtime for path in [partial, *partial.iterdir()])
+            if time.time() - newest > ABANDONED_SECONDS:
+                shutil.rmtree(partial)

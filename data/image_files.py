@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import struct
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +22,8 @@ ALIGNED = (178, 218)  # width and height of CelebA's aligned images
 FACE = (15, 35, 163, 183)  # their central 148 x 148 pixels: left, top, right, bottom (Larsen et al. 2016)
 BLOCK = 512  # images decoded before they are written
 UNREADABLE = (  # what Pillow and zipfile raise at damaged files
-    *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, zlib.error),
-    *(zipfile.BadZipFile, Image.DecompressionBombError),
+    *(OSError, ValueError, TypeError, SyntaxError, EOFError, LookupError, ArithmeticError, RuntimeError),
+    *(struct.error, zlib.error, zipfile.BadZipFile, Image.DecompressionBombError),
 )
 OUR_SPLIT = "test images are instead the tenth whose name has a CRC-32 divisible by 10"
 CACHE_FORMAT = 1  # to be raised when the same files shall give other pixels
@@ -74,12 +75,12 @@ def write_images(path, files, decode, label):
     return digest.hexdigest()
 
 
-def open_image(find, name):
-    """The image in what `find()` returns, a path or an open file; `name` is what an error calls it."""
+def read_image(find, name, convert):
+    """`convert(image)` of the image in what `find()` returns, a path or an open file; an error calls it `name`."""
     try:
         image = Image.open(find())
         image.load()
-        return image
+        return convert(image)  # in here, because some damage, to Exif data for one, is only found by now
     except UNREADABLE as error:
         unknown = isinstance(error, UnidentifiedImageError)
         why = "no image that Pillow knows" if unknown else " ".join((str(error) or type(error).__name__).split())
@@ -91,9 +92,9 @@ def split_by_name(names):
 
     So a file stays on its side when others come or go.
     """
-    test = {name for name in names if zlib.crc32(name.encode()) % 10 == 0}
+    test = {name for name in names if zlib.crc32(os.fsencode(name)) % 10 == 0}
     if not test or len(test) == len(names):
-        test = {min(names, key=lambda name: zlib.crc32(name.encode()))}
+        test = {min(names, key=lambda name: zlib.crc32(os.fsencode(name)))}
     return [name for name in names if name not in test], [name for name in names if name in test]
 
 
@@ -118,7 +119,7 @@ def load_folder(name, data_dir, size, limit):
     signature = [str(folder.resolve()), size, limit, list(zip(names, states, strict=True))]
 
     def decode(file):
-        return centre_square(open_image(lambda: folder / file, folder / file), size)
+        return read_image(lambda: folder / file, folder / file, lambda image: centre_square(image, size))
 
     return title, *open_images(data_dir, cache_name(title, size, limit), signature, splits, decode)
 
@@ -139,7 +140,9 @@ def centre_square(image, size):
 
 
 def as_rgb(image):
-    """An image of any mode as RGB: 16 bits are reduced to 8, what is transparent becomes white."""
+    """An image of any mode but F as RGB: 16 bits are reduced to 8, what is transparent becomes white."""
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, which say not what is white")
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, 65_535) // 257).astype(np.uint8))
     if image.has_transparency_data:
@@ -165,11 +168,13 @@ def load_celeba(data_dir, size, limit):
     lists = [file_state(path) for path in (attributes, partition)]
     signature = [size, limit, list(zip(names, states, strict=True)), lists]
 
-    def decode(name):
-        image = open_image(lambda: read(name), source / name)
+    def central_face(image):
         if image.size != ALIGNED:
-            raise UserError(f"{source / name}: {image.size[0]}x{image.size[1]} pixels, not 178x218; replace it")
+            raise ValueError(f"{image.size[0]}x{image.size[1]} pixels, not 178x218")
         return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, FACE))
+
+    def decode(name):
+        return read_image(lambda: read(name), source / name, central_face)
 
     def labels():
         return read_attributes(attributes, [*splits[0], *splits[1]])
@@ -197,7 +202,7 @@ def list_archive(path):
     try:
         archive = zipfile.ZipFile(path)
         entries = {Path(entry.filename).name: entry for entry in archive.infolist() if is_face(entry)}
-    except (OSError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({why}); delete it, and the next run downloads it") from None
     names = check_any(sorted(entries), path)

@@ -1,0 +1,61 @@
+"""The README is true: its two commands, every other command's flags, every file it points to."""
+
+import re
+import shlex
+
+import pytest
+from conftest import ROOT, run_script
+
+import console
+import vae_conv
+import vae_fc
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
+RUNS = [command for command in COMMANDS if command.startswith("python vae_")]
+
+
+def test_the_two_commands_stand_there_word_for_word():
+    assert COMMANDS[:2] == [
+        "pip install -r requirements.txt && python vae_fc.py",
+        "pip install -r tests/requirements.txt && python -m pytest",
+    ]
+
+
+def test_the_first_command_runs_without_a_network_and_says_where_its_pictures_are(tmp_path):
+    """As a new user types it, but for the number of epochs and where things go."""
+    finished = run_script("vae_fc.py", "--epochs", 2, "--out", tmp_path, "--data-dir", tmp_path / "data")
+    assert finished.returncode == 0 and finished.stderr == ""
+    for picture in ("reconstructions", "samples", "losses", "latent", "manifold"):
+        path = tmp_path / "fc_toy-digits_z2" / f"{picture}.png"
+        assert path.exists() and str(path) in finished.stdout
+    lines = [line for line in finished.stdout.splitlines() if line.startswith("epoch")]
+    assert len(lines) == 2
+    for word in ("train", "test", "active units", "images/s", "=", "+"):
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_every_command_is_understood(command):
+    _, script, *flags = shlex.split(command)
+    module = {"vae_fc.py": vae_fc, "vae_conv.py": vae_conv}[script]
+    settings = console.parse_settings("x", "", vars(module), flags)
+    assert settings.z and settings.epochs
+
+
+@pytest.mark.parametrize("page", ["README.md", "data/README.md", "results/README.md"])
+def test_every_link_leads_somewhere(page):
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+@pytest.mark.parametrize("script", [vae_fc, vae_conv])
+def test_help_lists_every_flag(script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        script.main(["--help"])
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0 and script.__doc__.strip().splitlines()[0] in shown
+    for name in (*console.FLAGS, "resume"):
+        assert "--" + name.replace("_", "-") in shown
