@@ -19,6 +19,12 @@ class NonFiniteError(Exception):
     """Training left the finite numbers: one line that names the term, the epoch and the step (exit code 3)."""
 
 
+def reason(error):
+    """Why something failed, in a few words on one line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())
+
+
 def note(message):
     """Print one line at once, also when stdout is a file or a pipe."""
     print(message, flush=True)

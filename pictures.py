@@ -114,7 +114,8 @@ def save_latent(path, means, labels, label_names, title):
         for ax, name in zip(axes, shown, strict=True):
             _scatter_attribute(ax, plane, labels[:, label_names.index(name)], name)
     for ax in axes:
-        ax.set(xlabel=names[0], ylabel=names[1], aspect="equal")
+        ax.set(xlabel=names[0], ylabel=names[1])
+        ax.set_aspect("equal", adjustable="datalim")
     _save(figure, path, title)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from console import UserError, note
+from console import UserError, note, reason
 from data import toy
 from data.cache import open_cache
 from data.download import PUBLISHED, download
@@ -101,14 +101,15 @@ def load_mnist(folder):
         labels_path = published(folder / f"{prefix}-labels-idx1-ubyte.gz", "toy-digits")
         images, labels = read_idx(images_path, (28, 28)), read_idx(labels_path, ())
         if len(images) != len(labels):
-            raise UserError(f"{labels_path}: {len(labels)} labels for {len(images)} images; {REMEDY}")
+            raise UserError(f"{labels_path}: {len(labels)} labels for {len(images)} images; {MNIST_HELP}")
         if labels.max() > 9:
-            raise UserError(f"{labels_path}: label {labels.max()} of image {labels.argmax()} is no digit; {REMEDY}")
+            first = labels.argmax()
+            raise UserError(f"{labels_path}: label {labels[first]} of image {first} is no digit; {MNIST_HELP}")
         parts |= {split: images[..., None], f"{split}_labels": labels}
     return Dataset("mnist", label_names=DIGITS, **parts)
 
 
-REMEDY = "delete the file, and the next run downloads it"
+MNIST_HELP = "delete the file, and the next run downloads it"
 
 
 def published(path, toy_set):
@@ -129,25 +130,19 @@ def read_idx(path, item_shape):
         with gzip.open(path) as file:
             header = file.read(4 + 4 * rank)
             if len(header) < 4 + 4 * rank or header[:4] != bytes((0, 0, 8, rank)):
-                raise UserError(f"{path}: not an IDX file of this kind (magic number {header[:4].hex()}); {REMEDY}")
+                raise UserError(f"{path}: not an IDX file of this kind (magic number {header[:4].hex()}); {MNIST_HELP}")
             count, *shape = struct.unpack(f">{rank}I", header[4:])
             if tuple(shape) != item_shape:
-                raise UserError(f"{path}: holds items of size {shape}, not of {list(item_shape)}; {REMEDY}")
+                raise UserError(f"{path}: holds items of size {shape}, not of {list(item_shape)}; {MNIST_HELP}")
             if not 0 < count <= MOST_IMAGES:
-                raise UserError(f"{path}: holds {count:,} items; {REMEDY}")
+                raise UserError(f"{path}: holds {count:,} items; {MNIST_HELP}")
             size = count * int(np.prod(item_shape))
             content = file.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({reason(error)}); {REMEDY}") from None
+        raise UserError(f"{path}: cannot be read ({reason(error)}); {MNIST_HELP}") from None
     if len(content) != size:
-        raise UserError(f"{path}: {'more' if len(content) > size else 'less'} than the {count} items; {REMEDY}")
+        raise UserError(f"{path}: {'more' if len(content) > size else 'less'} than the {count} items; {MNIST_HELP}")
     return np.frombuffer(content, np.uint8).reshape(count, *item_shape)
-
-
-def reason(error):
-    """Why a file cannot be read, in a few words on one line."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())
 
 
 # CIFAR-10 -----------------------------------------------------------------------------------------------------
@@ -164,7 +159,7 @@ def load_cifar10(folder):
     batches = [decode_records(content, source / name) for name, content in files]
     counts = [len(labels) for _, labels in batches]
     if len(set(counts[:-1])) > 1:
-        raise UserError(f"{source}: {counts[:-1]} images in its five training files, not as many in each; {REPLACE}")
+        raise UserError(f"{source}: {counts[:-1]} images in its five training files, not as many in each; {CIFAR_HELP}")
     if set(counts) != {10_000}:
         note(f"{source}: {counts[0]:,} images in a training file and {counts[-1]:,} in the test file, not 10,000")
     train = [np.concatenate(parts) for parts in zip(*batches[:-1], strict=True)]
@@ -172,7 +167,7 @@ def load_cifar10(folder):
     return Dataset("cifar10", train[0], test[0], train[1], test[1], CLASSES)
 
 
-REPLACE = "delete it, and the next run downloads the archive"
+CIFAR_HELP = "delete it, and the next run downloads the archive"
 
 
 def read_file(path):
@@ -180,7 +175,7 @@ def read_file(path):
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({reason(error)}); {REPLACE}") from None
+        raise UserError(f"{path}: cannot be read ({reason(error)}); {CIFAR_HELP}") from None
 
 
 def read_members(archive, names):
@@ -192,10 +187,10 @@ def read_members(archive, names):
             while tar.fileobj.read(1_000_000):  # to the end, where gzip has its checksum
                 pass
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise UserError(f"{archive}: cannot be read ({reason(error)}); {REPLACE}") from None
+        raise UserError(f"{archive}: cannot be read ({reason(error)}); {CIFAR_HELP}") from None
     for name in names:
         if name not in found:
-            raise UserError(f"{archive}: {name} is not in it; {REPLACE}")
+            raise UserError(f"{archive}: {name} is not in it; {CIFAR_HELP}")
         yield name, found[name]
 
 
@@ -207,11 +202,11 @@ def is_batch(member, names):
 def decode_records(content, path):
     """Images (N, 32, 32, 3) and labels (N,) of a binary batch."""
     if not content or len(content) % RECORD:
-        raise UserError(f"{path}: {len(content):,} bytes are no whole number of {RECORD}-byte images; {REPLACE}")
+        raise UserError(f"{path}: {len(content):,} bytes are no whole number of {RECORD}-byte images; {CIFAR_HELP}")
     records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
     labels = records[:, 0].copy()
     if labels.max() > 9:
-        raise UserError(f"{path}: label {labels.max()} of image {labels.argmax()} is none of 0 to 9; {REPLACE}")
+        raise UserError(f"{path}: label {labels.max()} of image {labels.argmax()} is none of 0 to 9; {CIFAR_HELP}")
     return np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from console import UserError, note, progress
+from console import UserError, note, progress, reason
 from data.cache import open_cache
 from data.download import download
 
@@ -82,8 +82,7 @@ def read_image(find, name, convert):
         image.load()
         return convert(image)  # in here, because some damage, to Exif data for one, is only found by now
     except UNREADABLE as error:
-        unknown = isinstance(error, UnidentifiedImageError)
-        why = "no image that Pillow knows" if unknown else " ".join((str(error) or type(error).__name__).split())
+        why = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise UserError(f"{name}: cannot be read ({why}); repair or remove it") from None
 
 
@@ -121,7 +120,8 @@ def load_folder(name, data_dir, size, limit):
     def decode(file):
         return read_image(lambda: folder / file, folder / file, lambda image: centre_square(image, size))
 
-    return title, *open_images(data_dir, cache_name(title, size, limit), signature, splits, decode)
+    place = zlib.crc32(os.fsencode(folder.resolve()))  # so that two folders called "train" have two caches
+    return title, *open_images(data_dir, cache_name(f"{title}-{place:08x}", size, limit), signature, splits, decode)
 
 
 def is_image(path):
@@ -136,7 +136,11 @@ def cache_name(title, size, limit):
 
 def centre_square(image, size):
     """The central square of an image, antialiased to size x size: uint8 (size, size, 3)."""
-    return np.asarray(ImageOps.fit(as_rgb(ImageOps.exif_transpose(image)), (size, size), Image.Resampling.BICUBIC))
+    image = as_rgb(ImageOps.exif_transpose(image))
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def as_rgb(image):
@@ -144,7 +148,9 @@ def as_rgb(image):
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, which say not what is white")
     if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).clip(0, 65_535) // 257).astype(np.uint8))
+        levels = np.asarray(image).clip(0, 65_535)
+        deep = image.mode != "I" or levels.max() > 255  # "I" has 32 bits, of which 8 or 16 are in use
+        image = Image.fromarray((levels // 257 if deep else levels).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -171,7 +177,7 @@ def load_celeba(data_dir, size, limit):
     def central_face(image):
         if image.size != ALIGNED:
             raise ValueError(f"{image.size[0]}x{image.size[1]} pixels, not 178x218")
-        return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, FACE))
+        return np.asarray(image.crop(FACE).convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
 
     def decode(name):
         return read_image(lambda: read(name), source / name, central_face)
@@ -203,8 +209,7 @@ def list_archive(path):
         archive = zipfile.ZipFile(path)
         entries = {Path(entry.filename).name: entry for entry in archive.infolist() if is_face(entry)}
     except UNREADABLE as error:
-        why = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be read ({why}); delete it, and the next run downloads it") from None
+        raise UserError(f"{path}: cannot be read ({reason(error)}); delete it, and the next run downloads it") from None
     names = check_any(sorted(entries), path)
     states = [(entries[name].file_size, entries[name].CRC) for name in names]
     return names, states, lambda name: archive.open(entries[name])
@@ -263,6 +268,6 @@ def read_attributes(path, names):
 def read_lines(path):
     """Lines of a text file, without empty ones at its end."""
     try:
-        return path.read_text(encoding="utf-8").rstrip().splitlines()
+        return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); replace it") from None
+        raise UserError(f"{path}: cannot be read ({reason(error)}); replace it") from None
