@@ -47,7 +47,7 @@ NAME = None  # run folder's name; None: conv_<dataset>_z<z>
 
 BY_DATASET = {
     "toy-digits": {"Z": 16, "EPOCHS": 20, "LEARNING_RATE": 1e-3},
-    "toy-faces": {"Z": 64, "EPOCHS": 12, "LEARNING_RATE": 5e-4},
+    "toy-faces": {"Z": 64, "EPOCHS": 10, "LEARNING_RATE": 5e-4},
     "mnist": {"Z": 20, "EPOCHS": 30, "LEARNING_RATE": 1e-3},
     "cifar10": {"Z": 128, "EPOCHS": 20, "LEARNING_RATE": 1e-3},
     "cifar10-grey": {"Z": 128, "EPOCHS": 20, "LEARNING_RATE": 1e-3},

@@ -39,6 +39,12 @@ def train(script, out, *flags):
     return SCRIPTS[script].main([*"--epochs 2 --batch-size 50".split(), "--out", str(out), *map(str, flags)])
 
 
+@pytest.fixture
+def without_xla(monkeypatch, small_sets):
+    """Small sets, and no XLA, which takes seconds to compile where it is not what the test is about."""
+    monkeypatch.setattr(vae_fc, "XLA", False)
+
+
 def read(folder):
     """metrics.csv without what a clock wrote."""
     with (folder / "metrics.csv").open(newline="") as file:
@@ -129,7 +135,7 @@ def test_two_and_two_epochs_are_four_epochs_bit_for_bit(script, dataset, small_s
     assert same_weights(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_beta_weighs_training_only(small_sets, tmp_path):
+def test_beta_weighs_training_only(without_xla, tmp_path):
     """With beta = 0 nothing holds the KL down; the reported loss still counts it."""
     free = train("fc", tmp_path, "--beta", 0, "--epochs", 4)
     kept = train("fc", tmp_path, "--beta", 1, "--epochs", 4)
@@ -138,12 +144,12 @@ def test_beta_weighs_training_only(small_sets, tmp_path):
 
 
 @pytest.mark.parametrize("binarize", ["dynamic", "threshold"])
-def test_black_and_white_pixels(binarize, small_sets, tmp_path):
+def test_black_and_white_pixels(binarize, without_xla, tmp_path):
     metrics = train("fc", tmp_path, "--binarize", binarize)
     assert metrics["binarize"] == binarize and np.isfinite(metrics["test_loss"])
 
 
-def test_finished_runs_stay(small_sets, tmp_path):
+def test_finished_runs_stay(without_xla, tmp_path):
     train("fc", tmp_path, "--epochs", 1)
     before = {path: path.read_bytes() for path in (tmp_path / "fc_toy-digits_z2").rglob("*") if path.is_file()}
     train("fc", tmp_path, "--epochs", 1)
@@ -154,7 +160,7 @@ def test_finished_runs_stay(small_sets, tmp_path):
     assert not same_weights(tmp_path / "fc_toy-digits_z2", tmp_path / "fc_toy-digits_z2-3")
 
 
-def test_resume_refuses_another_setting_and_changes_nothing(small_sets, tmp_path):
+def test_resume_refuses_another_setting_and_changes_nothing(without_xla, tmp_path):
     train("fc", tmp_path, "--name", "run")
     before = (tmp_path / "run" / "config.json").read_bytes()
     for flags, word in ((("--learning-rate", "0.5"), "learning_rate"), (("--epochs", 1), "--epochs")):
@@ -163,7 +169,7 @@ def test_resume_refuses_another_setting_and_changes_nothing(small_sets, tmp_path
     assert (tmp_path / "run" / "config.json").read_bytes() == before
 
 
-def test_editing_a_constant_is_as_good_as_a_flag(small_sets, tmp_path, monkeypatch):
+def test_editing_a_constant_is_as_good_as_a_flag(without_xla, tmp_path, monkeypatch):
     monkeypatch.setattr(vae_fc, "Z", 7)
     monkeypatch.setattr(vae_fc, "HIDDEN", (30,))
     train("fc", tmp_path)
@@ -171,19 +177,19 @@ def test_editing_a_constant_is_as_good_as_a_flag(small_sets, tmp_path, monkeypat
     assert config["z"] == 7 and config["hidden"] == [30]
 
 
-def test_fewer_images_than_a_batch(small_sets, tmp_path, capsys):
+def test_fewer_images_than_a_batch(without_xla, tmp_path, capsys):
     metrics = train("fc", tmp_path, "--limit", 3)
     assert np.isfinite(metrics["test_loss"])
     assert "--batch-size 50: lowered to 3" in capsys.readouterr().out
 
 
-def test_losses_that_leave_the_numbers_stop_the_run(small_sets, tmp_path):
+def test_losses_that_leave_the_numbers_stop_the_run(without_xla, tmp_path):
     where = r"(reconstruction|KL) term became (nan|-?inf) in epoch \d+, step \d+"
     with pytest.raises(NonFiniteError, match=where):
         train("fc", tmp_path, "--learning-rate", 1e6, "--epochs", 30)
 
 
-def test_evaluation_counts_every_image_once(small_sets, tmp_path, monkeypatch):
+def test_evaluation_counts_every_image_once(without_xla, tmp_path, monkeypatch):
     """The reported test loss is the mean over all test images, whatever the size of the evaluation's batches."""
     losses = []
     for size in (500, 7):
