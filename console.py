@@ -118,7 +118,7 @@ def parse_settings(script, description, constants, argv=None):
     `constants` are a script's globals, of which the UPPER_CASE ones count. Returns an argparse.Namespace of them all,
     in lower case, with `script`, but for BY_DATASET, whose row stands in for what is None. Bad values exit with 2.
     """
-    given = {name.lower(): value for name, value in constants.items() if name.isupper()}
+    given = {name.lower(): value for name, value in constants.items() if name.isupper() and name[0] != "_"}
     by_dataset = given.pop("by_dataset")
     given["data_dir"] = os.environ.get("VAE_DATA") or given["data_dir"]
     parser = argparse.ArgumentParser(
@@ -132,9 +132,9 @@ def parse_settings(script, description, constants, argv=None):
     given |= {name: value for name, value in flags.items() if value is not None}
     settings = argparse.Namespace(script=script, **given)
     row = by_dataset.get(settings.dataset, by_dataset["a folder"])
-    for name in FLAGS:
-        if getattr(settings, name) is None:
-            setattr(settings, name, row.get(name.upper()))
+    for name, value in row.items():
+        if getattr(settings, name.lower()) is None:
+            setattr(settings, name.lower(), value)
     _check_constants(parser, settings)
     return settings
 

@@ -31,7 +31,7 @@ EVALUATION_BATCH = 500  # images
 PICTURE_SECONDS = 10  # between two drawings of the pictures while training
 SIGMA_FLOOR = 1 / 510  # half a grey level: below it a density of 8-bit pixels means nothing and grows without bound
 ACTIVE_VARIANCE = 0.01  # a unit is active if Var over x of E[z|x] is above this (Burda et al. 2016, section 5.1)
-NOISE, BINARIZE, EVALUATE, SAMPLE = range(4)  # streams of random numbers, each keyed by (seed, stream, step)
+NOISE, BINARIZE, EVALUATE, SAMPLE, MIRROR = range(5)  # streams of random numbers, each keyed by (seed, stream, step)
 
 # ---------------------------------------------------------------------------------------------------------------
 # Densities and the ELBO
@@ -205,7 +205,9 @@ def build_optimizer(settings):
     The rate does not decay: averaging the weights does that work better, and needs no end of the run to be known.
     """
     rate = keras.optimizers.schedules.PolynomialDecay(0.0, settings.warmup_steps, settings.learning_rate)
-    return keras.optimizers.Adam(rate, global_clipnorm=settings.gradient_clip)
+    return keras.optimizers.AdamW(
+        rate, weight_decay=settings.weight_decay, global_clipnorm=settings.gradient_clip
+    )
 
 
 def average_rate(power, step, steps):
@@ -232,12 +234,20 @@ def training_calls(images, settings, epoch):
         yield batches.reshape(settings.steps_per_call, size, *images.shape[1:]), len(chosen) // size
 
 
+def mirrored(x, key):
+    """Each image as it is or mirrored left to right, by chance.  x: (B, H, W, C)."""
+    chosen = tf.random.stateless_uniform((tf.shape(x)[0], 1, 1, 1), key) < 0.5
+    return tf.where(chosen, tf.reverse(x, axis=[2]), x)
+
+
 def build_train_call(vae, average, optimizer, settings):
     """The compiled training function: several steps a call, then one update of the averaged weights."""
     variables = vae.variables
 
     def train_step(images, step):
         x = to_pixels(images, settings.binarize, random_key(settings.seed, BINARIZE, step))
+        if settings.mirror:
+            x = mirrored(x, random_key(settings.seed, MIRROR, step))
         noise = tf.random.stateless_normal((tf.shape(x)[0], settings.z), random_key(settings.seed, NOISE, step))
         with tf.GradientTape() as tape:
             recon, kl = map(tf.reduce_mean, vae.elbo_terms(x, noise))
@@ -354,6 +364,7 @@ def start_run(encoder, decoder, data, settings):
     vae = Vae(encoder, decoder, tf.Variable(math.log(sigma), dtype=tf.float32, name="log_sigma"), settings.likelihood)
     average = copy_vae(vae)
     optimizer = build_optimizer(settings)
+    optimizer.exclude_from_weight_decay([variable for variable in vae.variables if len(variable.shape) < 2])
     optimizer.build(vae.variables)
     folder = open_run(settings, data)
     state = tf.train.Checkpoint(vae=vae.state, average=average.state, optimizer=optimizer.variables)

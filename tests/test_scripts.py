@@ -103,7 +103,7 @@ def check_metrics(folder, metrics, likelihood):
 
 def check_config(folder, script, shape):
     config = json.loads((folder / "config.json").read_text())
-    constants = {name.lower() for name in vars(SCRIPTS[script]) if name.isupper()} - {"by_dataset"}
+    constants = {name.lower() for name in vars(SCRIPTS[script]) if name.isupper() and name[0] != "_"} - {"by_dataset"}
     assert constants <= set(config)
     assert config["script"] == script and config["image_shape"] == list(shape)
     assert len(config["pixels_sha256"]) == 64 and config["train_images"] > config["test_images"] > 0
