@@ -22,7 +22,7 @@ class NonFiniteError(Exception):
 def reason(error):
     """Why something failed, in a few words on one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())
+    return " ".join(text.split())[:300]
 
 
 def note(message):

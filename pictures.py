@@ -131,7 +131,7 @@ def _scatter_classes(ax, plane, labels, label_names):
     size = _dot_size(len(plane))
     for value, name in enumerate(label_names):
         ax.scatter(*plane[labels == value].T, s=size, color=colours[value], label=name, linewidths=0, alpha=0.7)
-    ax.legend(markerscale=2, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    ax.legend(markerscale=3, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 
 
 def _scatter_attribute(ax, plane, present, name):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import pictures
-from console import NonFiniteError, UserError, launch, note, parse_settings, progress, quiet_stderr
+from console import NonFiniteError, UserError, launch, note, parse_settings, progress, quiet_stderr, reason
 from data.datasets import Dataset, load_dataset
 from run_folder import open_run, read_rows, replace_with, write_json, write_rows
 
@@ -397,7 +397,7 @@ def run_epoch(run, train_call, evaluate_call, epoch):
     seconds = time.perf_counter() - began
     run.rows.append(epoch_row(run, epoch, (seconds, training_seconds), train_terms, test_terms, active_units))
     write_rows(run.folder / "metrics.csv", run.rows)  # before the checkpoint: a resumed run drops rows, adds none
-    run.checkpoints.save(epoch)
+    save_checkpoint(run.checkpoints, epoch)
     print_row(run.rows[-1], run.settings)
     return means
 
@@ -475,17 +475,26 @@ def finish(run, evaluate_call):
     return metrics
 
 
+def save_checkpoint(checkpoints, epoch):
+    """Keep the state after an epoch; the one before stays until this is written."""
+    try:
+        checkpoints.save(epoch)
+    except tf.errors.OpError as error:
+        why = error.message.split("[Op")[0].split("; ")[-1].strip()  # without the names of TensorFlow's operations
+        place = checkpoints.directory
+        raise UserError(f"{place}: cannot be written ({why}); free some disk space, then --resume") from None
+
+
 def restore(checkpoints, folder):
     """Load the last checkpoint, or write the first; returns the rows of metrics.csv up to it."""
     if not checkpoints.latest_checkpoint:
-        checkpoints.save(0)
+        save_checkpoint(checkpoints, 0)
         return []
     try:
         checkpoints.checkpoint.restore(checkpoints.latest_checkpoint).assert_consumed()
     except (tf.errors.OpError, AssertionError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         path = checkpoints.latest_checkpoint
-        raise UserError(f"{path}: cannot be read ({reason}); start a new run with --name") from None
+        raise UserError(f"{path}: cannot be read ({reason(error)}); start a new run with --name") from None
     done = int(checkpoints.latest_checkpoint.rsplit("-", 1)[1])
     rows = read_rows(folder / "metrics.csv")[:done] if done else []
     if len(rows) < done:
