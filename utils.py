@@ -199,15 +199,17 @@ def start_at_ppca(encoder, decoder, ppca, log_std_bound):
 # ---------------------------------------------------------------------------------------------------------------
 
 
-def build_optimizer(settings):
-    """Adam (Kingma & Ba 2015) with linear warm-up, then a constant rate, and global-norm clipping.
+def build_optimizer(settings, variables):
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with linear warm-up and global-norm clipping.
 
     The rate does not decay: averaging the weights does that work better, and needs no end of the run to be known.
+    Weight decay is for matrices and filters; biases hold what pPCA has set.
     """
     rate = keras.optimizers.schedules.PolynomialDecay(0.0, settings.warmup_steps, settings.learning_rate)
-    return keras.optimizers.AdamW(
-        rate, weight_decay=settings.weight_decay, global_clipnorm=settings.gradient_clip
-    )
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay, global_clipnorm=settings.gradient_clip)
+    optimizer.exclude_from_weight_decay([variable for variable in variables if len(variable.shape) < 2])
+    optimizer.build(variables)
+    return optimizer
 
 
 def average_rate(power, step, steps):
@@ -363,9 +365,7 @@ def start_run(encoder, decoder, data, settings):
         sigma = ppca.sigma
     vae = Vae(encoder, decoder, tf.Variable(math.log(sigma), dtype=tf.float32, name="log_sigma"), settings.likelihood)
     average = copy_vae(vae)
-    optimizer = build_optimizer(settings)
-    optimizer.exclude_from_weight_decay([variable for variable in vae.variables if len(variable.shape) < 2])
-    optimizer.build(vae.variables)
+    optimizer = build_optimizer(settings, vae.variables)
     folder = open_run(settings, data)
     state = tf.train.Checkpoint(vae=vae.state, average=average.state, optimizer=optimizer.variables)
     checkpoints = tf.train.CheckpointManager(state, str(folder / "checkpoint"), max_to_keep=2)

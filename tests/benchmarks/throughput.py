@@ -47,7 +47,7 @@ def our_epoch(script, shape, z, likelihood, images):
     )
     networks = script.build_encoder(shape, z, False), script.build_decoder(shape, z, False)
     vae = utils.Vae(*networks, tf.Variable(0.0), likelihood)
-    average, optimizer = utils.copy_vae(vae), utils.build_optimizer(settings)
+    average, optimizer = utils.copy_vae(vae), utils.build_optimizer(settings, vae.variables)
     data = Dataset("random", images, images[:1], None, None, ())
     run = utils.Run(settings, data, None, vae, average, optimizer, None, [])
     train_call = utils.build_train_call(vae, average, optimizer, settings)

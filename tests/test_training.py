@@ -1,0 +1,123 @@
+"""The parts of training: order of images, mirroring, averaged weights, learning rate, weight decay, finite numbers."""
+
+import argparse
+
+import numpy as np
+import pytest
+
+import utils
+import vae_fc
+from console import NonFiniteError
+
+# isort: split
+import keras
+import tensorflow as tf
+
+
+def settings(**changes):
+    defaults = {"batch_size": 4, "steps_per_call": 3, "seed": 0, "warmup_steps": 200, "learning_rate": 0.1}
+    return argparse.Namespace(**defaults | {"weight_decay": 0.5, "gradient_clip": 100.0, "z": 3} | changes)
+
+
+def numbered(count):
+    return np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
+
+
+def epoch_order(epoch, **changes):
+    calls = list(utils.training_calls(numbered(30), settings(**changes), epoch))
+    assert {batches.shape for batches, _ in calls} == {(3, 4, 1, 1, 1)}
+    return [count for _, count in calls], np.concatenate([batches[:count].ravel() for batches, count in calls])
+
+
+def test_an_epoch_takes_each_image_once_in_whole_batches():
+    counts, order = epoch_order(1)
+    assert counts == [3, 3, 1], "seven batches of four; two images are left out"
+    assert len(set(order)) == len(order) == 28
+
+
+def test_order_follows_from_seed_and_epoch_alone():
+    assert np.array_equal(epoch_order(2)[1], epoch_order(2)[1])
+    assert not np.array_equal(epoch_order(2)[1], epoch_order(3)[1])
+    assert not np.array_equal(epoch_order(2)[1], epoch_order(2, seed=1)[1])
+
+
+def test_mirrored_images_are_themselves_or_their_mirror_images():
+    x = np.random.default_rng(0).random((400, 3, 5, 2)).astype(np.float32)
+    found = utils.mirrored(x, utils.random_key(0, utils.MIRROR, 1)).numpy()
+    same = (found == x).all(axis=(1, 2, 3))
+    turned = (found == x[:, :, ::-1]).all(axis=(1, 2, 3))
+    assert np.all(same ^ turned) and 150 < same.sum() < 250
+
+
+def test_average_weighs_each_step_by_a_power_of_its_number():
+    """Karras et al. 2024, section 3.1: the weight of step t is proportional to t^power."""
+    power, total = 7.0, 2000
+    weights = np.zeros(total)
+    for step in range(1, total + 1):
+        rate = utils.average_rate(power, step, 1)
+        weights *= 1 - rate
+        weights[step - 1] = rate
+    assert weights.sum() == pytest.approx(1)
+    later = np.arange(1000, total)
+    np.testing.assert_allclose(weights[later] / weights[-1], ((later + 1) / total) ** power, rtol=0.03)
+
+
+def test_average_forgets_the_random_start():
+    assert utils.average_rate(7.0, 32, 32) == 1.0
+
+
+def test_learning_rate_warms_up_and_stays():
+    rate = utils.build_optimizer(settings(), [tf.Variable(0.0)])._learning_rate
+    assert [float(rate(step)) for step in (0, 100, 200, 5000)] == pytest.approx([0, 0.05, 0.1, 0.1])
+
+
+def small_run(likelihood):
+    keras.utils.set_random_seed(0)
+    linear = likelihood == "gaussian"
+    encoder, decoder = vae_fc.build_encoder((6, 6, 1), 3, linear), vae_fc.build_decoder((6, 6, 1), 3, linear)
+    return utils.Vae(encoder, decoder, tf.Variable(-1.0), likelihood)
+
+
+def test_weight_decay_spares_biases_sigma_and_the_linear_path():
+    """With no gradient, only matrices shrink: not what pPCA has set."""
+    vae = small_run("gaussian")
+    utils.start_at_ppca(vae.encoder, vae.decoder, utils.fit_ppca(np.zeros((5, 6, 6, 1), np.uint8), 3), 8.0)
+    before = {variable.path: variable.numpy() for variable in vae.state[:-1]}
+    optimizer = utils.build_optimizer(settings(warmup_steps=1), vae.variables)
+    for _ in range(3):
+        optimizer.apply([tf.zeros_like(variable) for variable in vae.variables], vae.variables)
+    for variable in vae.state[:-1]:
+        decays = len(variable.shape) == 2 and "linear" not in variable.path and before[variable.path].any()
+        assert np.array_equal(before[variable.path], variable) != decays, variable.path
+    assert float(vae.log_sigma) == -1
+
+
+def test_frozen_linear_path_is_not_trained_but_kept():
+    vae = small_run("gaussian")
+    utils.start_at_ppca(vae.encoder, vae.decoder, utils.fit_ppca(np.zeros((5, 6, 6, 1), np.uint8), 3), 8.0)
+    assert not [variable for variable in vae.variables[:-1] if "linear" in variable.path]
+    assert len([variable for variable in vae.state[:-1] if "linear" in variable.path]) == 4
+
+
+def test_copy_has_variables_of_its_own():
+    vae = small_run("gaussian")
+    twin = utils.copy_vae(vae)
+    shapes = [[tuple(variable.shape) for variable in model.variables] for model in (twin, vae)]
+    assert shapes[0] == shapes[1]
+    twin.encoder.trainable_variables[0].assign_add(tf.ones_like(twin.encoder.trainable_variables[0]))
+    assert not np.array_equal(twin.encoder.trainable_variables[0], vae.encoder.trainable_variables[0])
+
+
+@pytest.mark.parametrize(("row", "column", "words"), [(2, 0, "reconstruction term"), (0, 1, "KL term")])
+def test_first_bad_number_is_named(row, column, words, tmp_path):
+    terms = np.zeros((4, 2))
+    terms[row, column] = np.nan
+    with pytest.raises(NonFiniteError, match=f"{words} became nan in epoch 3, step {100 + row + 1}"):
+        utils.check_finite(terms, 3, 100, tmp_path)
+
+
+def test_pictures_show_people_with_glasses():
+    labels = np.zeros((200, 2), np.uint8)
+    labels[[3, 77, 150], 1] = 1
+    data = utils.Dataset("faces", *[np.zeros((200, 4, 4, 3), np.uint8)] * 2, labels, labels, ("Smiling", "Eyeglasses"))
+    assert {3, 77, 150} <= set(utils.picture_rows(data, 40))
