@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import vae_conv
+import vae_fc
 from data import datasets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,10 +22,13 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture
 def small_sets(monkeypatch, data_dir):
-    """Toy sets of a few hundred images, for scripts that run inside the test's own process."""
+    """Toy sets of a few hundred images and small networks, for scripts that run inside the test's own process."""
     sets = {name: (row[0], *SMALL[name], row[3]) for name, row in datasets.TOY_SETS.items()}
     monkeypatch.setattr(datasets, "TOY_SETS", sets)
     monkeypatch.setenv("VAE_DATA", str(data_dir))
+    monkeypatch.setattr(vae_fc, "HIDDEN", (64, 64, 64))
+    monkeypatch.setattr(vae_conv, "HIDDEN", 64)
+    monkeypatch.setattr(vae_conv, "FILTERS", (8, 16, 32))
 
 
 def run_script(script, *flags, **options):

@@ -209,8 +209,7 @@ def test_killed_run_resumes_to_the_same_weights(image_folder, tmp_path):
     process.communicate()
     done = len(read(table.parent))
     for name, resume in (("killed", ["--resume"]), ("whole", [])):
-        finished = run_script("vae_fc.py", *flags, name, "--epochs", done + 2, *resume)
-        assert finished.returncode == 0, finished.stderr
+        vae_fc.main([*map(str, flags), name, "--epochs", str(done + 2), *resume])
     assert read(table.parent) == read(tmp_path / "out" / "whole")
     assert same_weights(table.parent, tmp_path / "out" / "whole")
 
