@@ -39,7 +39,7 @@ CASES = {  # name: (script, image shape, z, likelihood, images an epoch)
 
 def our_epoch(script, shape, z, likelihood, images):
     """A function that trains one epoch in this project's loop and returns its mean loss."""
-    script.HIDDEN = (500, 500)
+    vae_fc.HIDDEN = (500, 500)
     settings = argparse.Namespace(
         **{name.lower(): value for name, value in vars(script).items() if name.isupper()}
         | {"z": z, "likelihood": likelihood, "batch_size": BATCH, "learning_rate": LEARNING_RATE}
