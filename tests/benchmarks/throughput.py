@@ -141,7 +141,8 @@ def measure(name, repeats):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--case", choices=list(CASES), action="append", help="only this one")
+    arguments = parser.parse_args()
     print(f"TensorFlow {tf.__version__}, PyTorch {torch.__version__}, {torch.get_num_threads()} threads")
-    for case in CASES:
-        measure(case, repeats)
+    for case in arguments.case or CASES:
+        measure(case, arguments.repeats)
