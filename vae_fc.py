@@ -49,7 +49,7 @@ NAME = None  # run folder's name; None: fc_<dataset>_z<z>
 _DIGITS = {"LEARNING_RATE": 1e-3, "WEIGHT_DECAY": 0.0, "MIRROR": False}
 _PHOTOGRAPHS = {"LEARNING_RATE": 5e-4, "WEIGHT_DECAY": 0.5, "MIRROR": True}
 BY_DATASET = {
-    "toy-digits": {"Z": 2, "EPOCHS": 30} | _DIGITS,
+    "toy-digits": {"Z": 2, "EPOCHS": 20} | _DIGITS,
     "toy-faces": {"Z": 32, "EPOCHS": 20} | _PHOTOGRAPHS,
     "mnist": {"Z": 20, "EPOCHS": 30} | _DIGITS,
     "cifar10": {"Z": 128, "EPOCHS": 20} | _PHOTOGRAPHS,
