@@ -135,39 +135,44 @@ class Ppca:
     sigma: float
 
 
-def principal_components(images, count, seed, iterations=4):
+def principal_components(images, count, seed, mirror=False, iterations=4):
     """Mean (D,), leading eigenvectors (D, count) and eigenvalues (count,) of the covariance, and its trace.
 
     Randomised subspace iteration (Halko et al. 2011, algorithm 4.4), which reads the uint8 images (N, H, W, C) in
-    blocks, so that a memory-mapped set never has to fit in memory.
+    blocks, so that a memory-mapped set never has to fit in memory. With `mirror`, of the images and their mirror
+    images together.
     """
     blocks = [slice(start, start + 1000) for start in range(0, len(images), 1000)]
+    total = len(images) * (2 if mirror else 1)
 
     def block(rows):
-        return images[rows].reshape(len(images[rows]), -1).astype(np.float32) / 255
+        x = images[rows]
+        x = np.concatenate([x, x[:, :, ::-1]]) if mirror else x
+        return x.reshape(len(x), -1).astype(np.float32) / 255
 
     size = int(np.prod(images.shape[1:]))
-    mean = sum(block(rows).sum(0, dtype=np.float64) for rows in blocks) / len(images)
+    mean = sum(block(rows).sum(0, dtype=np.float64) for rows in blocks) / total
     mean32 = mean.astype(np.float32)
-    trace = sum(np.square(block(rows) - mean32).sum(dtype=np.float64) for rows in blocks) / len(images)
+    trace = sum(np.square(block(rows) - mean32).sum(dtype=np.float64) for rows in blocks) / total
     product = np.random.default_rng(seed).standard_normal((size, min(count + 16, size))).astype(np.float32)
     for _ in range(iterations):
         basis, _ = np.linalg.qr(product)
         centred = (block(rows) - mean32 for rows in blocks)
-        product = sum(x.T @ (x @ basis) for x in centred) / len(images)
+        product = sum(x.T @ (x @ basis) for x in centred) / total
     values, rotation = np.linalg.eigh((basis.T @ product).astype(np.float64))
     largest = np.argsort(values)[::-1][:count]
     return mean, basis @ rotation[:, largest], np.maximum(values[largest], 0), trace
 
 
-def fit_ppca(images, z, seed=0, limit=50_000):
+def fit_ppca(images, z, seed=0, mirror=False, limit=50_000):
     """Maximum-likelihood pPCA with z units from at most `limit` evenly spaced uint8 images (N, H, W, C).
 
+    With `mirror`, from their mirror images too: what training sees is what the fit must see.
     Tipping & Bishop 1999, equations 7, 8 and 12; its posterior is diagonal in this basis, so the VAE starts with a
     tight bound. Directions without variance get weight 0 (posterior = prior).
     """
     images = images[:: max(1, len(images) // limit)]
-    mean, vectors, values, trace = principal_components(images, z, seed)
+    mean, vectors, values, trace = principal_components(images, z, seed, mirror)
     variance = max((trace - values.sum()) / max(1, len(mean) - len(values)), SIGMA_FLOOR**2)
     gain = np.zeros(z)
     posterior_variance = np.ones(z)
@@ -246,6 +251,16 @@ def build_train_call(vae, average, optimizer, settings):
     """The compiled training function: several steps a call, then one update of the averaged weights."""
     variables = vae.variables
 
+    # Both under XLA, also where the networks are not: one pass over the weights for all of an update's operations.
+    @tf.function(jit_compile=True)
+    def update(gradients):
+        optimizer.apply(gradients, variables)
+
+    @tf.function(jit_compile=True)
+    def update_average(rate):
+        for mean, variable in zip(average.variables, variables, strict=True):
+            mean.assign_add(rate * (variable - mean))
+
     def train_step(images, step):
         x = to_pixels(images, settings.binarize, random_key(settings.seed, BINARIZE, step))
         if settings.mirror:
@@ -254,7 +269,7 @@ def build_train_call(vae, average, optimizer, settings):
         with tf.GradientTape() as tape:
             recon, kl = map(tf.reduce_mean, vae.elbo_terms(x, noise))
             loss = recon + settings.beta * kl
-        optimizer.apply(tape.gradient(loss, variables), variables)
+        update(tape.gradient(loss, variables))
         return tf.stack([recon, kl])
 
     @tf.function(jit_compile=settings.xla)
@@ -262,8 +277,7 @@ def build_train_call(vae, average, optimizer, settings):
         terms = tf.TensorArray(tf.float32, settings.steps_per_call, element_shape=(2,))
         for k in tf.range(steps):
             terms = terms.write(k, train_step(batches[k], first_step + tf.cast(k, tf.int64)))
-        for mean, variable in zip(average.variables, variables, strict=True):
-            mean.assign_add(rate * (variable - mean))
+        update_average(rate)
         return terms.stack()
 
     return train_call
@@ -360,7 +374,7 @@ def start_run(encoder, decoder, data, settings):
     sigma = 1.0
     if settings.likelihood == "gaussian":
         note("starting the linear path at probabilistic PCA")
-        ppca = fit_ppca(data.train, settings.z, settings.seed)
+        ppca = fit_ppca(data.train, settings.z, settings.seed, settings.mirror)
         start_at_ppca(encoder, decoder, ppca, settings.log_std_bound)
         sigma = ppca.sigma
     vae = Vae(encoder, decoder, tf.Variable(math.log(sigma), dtype=tf.float32, name="log_sigma"), settings.likelihood)

@@ -37,6 +37,15 @@ def test_components_equal_the_eigenvectors():
     assert trace == pytest.approx(np.trace(covariance), rel=1e-5)
 
 
+def test_mirrored_components_are_those_of_both_orientations():
+    images = linear_images(500)
+    both = np.concatenate([images, images[:, :, ::-1]])
+    expected, found = (utils.principal_components(*arguments) for arguments in ((both, 4, 0), (images, 4, 0, True)))
+    for one, other in zip(expected[::2], found[::2], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(np.abs(np.sum(expected[1] * found[1], axis=0)), 1, atol=1e-3)
+
+
 def test_ppca_posterior_is_the_exact_one():
     """p(z|x) of the linear model x ~ N(W z + mu, s^2 I) by Bayes' rule (Tipping & Bishop 1999, equation 7)."""
     images = linear_images()

@@ -76,11 +76,11 @@ def torch_networks(script, shape, z):
     side = height // 8
     layers = list(itertools.pairwise([channels, *script.FILTERS]))
     flat = script.FILTERS[-1] * side * side
-    encoder = [part for a, b in layers for part in (nn.Conv2d(a, b, 4, 2, 1), nn.SiLU())]
-    decoder = [part for a, b in layers[::-1] for part in (nn.SiLU(), nn.ConvTranspose2d(b, a, 4, 2, 1))]
-    encoder += [nn.Flatten(), nn.Linear(flat, 512), nn.SiLU(), nn.Linear(512, 2 * z)]
+    encoder = [part for a, b in layers for part in (nn.Conv2d(a, b, 4, 2, 1), nn.LeakyReLU(0.2))]
+    decoder = [part for a, b in layers[::-1] for part in (nn.LeakyReLU(0.2), nn.ConvTranspose2d(b, a, 4, 2, 1))]
+    encoder += [nn.Flatten(), nn.Linear(flat, 512), nn.LeakyReLU(0.2), nn.Linear(512, 2 * z)]
     image = nn.Unflatten(1, (script.FILTERS[-1], side, side))
-    decoder = [nn.Linear(z, 512), nn.SiLU(), nn.Linear(512, flat), image, *decoder]
+    decoder = [nn.Linear(z, 512), nn.LeakyReLU(0.2), nn.Linear(512, flat), image, *decoder]
     return nn.Sequential(*encoder), nn.Sequential(*decoder)
 
 
