@@ -204,14 +204,16 @@ def start_at_ppca(encoder, decoder, ppca, log_std_bound):
 # ---------------------------------------------------------------------------------------------------------------
 
 
-def build_optimizer(settings, variables):
+def build_optimizer(settings, variables, steps):
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with linear warm-up and global-norm clipping.
 
     The rate does not decay: averaging the weights does that work better, and needs no end of the run to be known.
-    Weight decay is for matrices and filters; biases hold what pPCA has set.
+    Weight decay is for matrices and filters; biases hold what pPCA has set. It is asked for per epoch of `steps` steps,
+    because as many epochs of memory suit small sets and large ones (Wang & Aitchison 2024, arXiv:2405.13698).
     """
     rate = keras.optimizers.schedules.PolynomialDecay(0.0, settings.warmup_steps, settings.learning_rate)
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay, global_clipnorm=settings.gradient_clip)
+    decay = settings.decay_per_epoch / (steps * settings.learning_rate)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=settings.gradient_clip)
     optimizer.exclude_from_weight_decay([variable for variable in variables if len(variable.shape) < 2])
     optimizer.build(variables)
     return optimizer
@@ -379,7 +381,7 @@ def start_run(encoder, decoder, data, settings):
         sigma = ppca.sigma
     vae = Vae(encoder, decoder, tf.Variable(math.log(sigma), dtype=tf.float32, name="log_sigma"), settings.likelihood)
     average = copy_vae(vae)
-    optimizer = build_optimizer(settings, vae.variables)
+    optimizer = build_optimizer(settings, vae.variables, len(data.train) // settings.batch_size)
     folder = open_run(settings, data)
     state = tf.train.Checkpoint(vae=vae.state, average=average.state, optimizer=optimizer.variables)
     checkpoints = tf.train.CheckpointManager(state, str(folder / "checkpoint"), max_to_keep=2)

@@ -31,7 +31,7 @@ BATCH_SIZE = 128
 LEARNING_RATE = None  # of AdamW; photographs take the dense net's rate, half of the digits'
 WARMUP_STEPS = 200  # steps from rate 0 to LEARNING_RATE
 GRADIENT_CLIP = 100.0  # global norm, nats per image: about the norm of a usual step, so that no batch outweighs others
-WEIGHT_DECAY = None  # of AdamW, which pulls the network back to its linear path: without it, photographs are overfitted
+DECAY_PER_EPOCH = None  # share of the weights that AdamW takes back in an epoch: without it, photographs are overfitted
 AVERAGE_POWER = 7.0  # evaluated weights are an average over about the last 1 / (7 + 1) of the run
 BETA = 1.0  # weight of the KL term; 1 is the ELBO
 STEPS_PER_CALL = 4  # training steps in one compiled call: little overhead, and a progress bar that moves
@@ -48,8 +48,8 @@ DATA_DIR = "data"
 OUT = "results"
 NAME = None  # run folder's name; None: conv_<dataset>_z<z>
 
-_DIGITS = {"LEARNING_RATE": 1e-3, "WEIGHT_DECAY": 0.0, "MIRROR": False}
-_PHOTOGRAPHS = {"LEARNING_RATE": 5e-4, "WEIGHT_DECAY": 0.5, "MIRROR": True}
+_DIGITS = {"LEARNING_RATE": 1e-3, "DECAY_PER_EPOCH": 0.0, "MIRROR": False}
+_PHOTOGRAPHS = {"LEARNING_RATE": 5e-4, "DECAY_PER_EPOCH": 0.125, "MIRROR": True}
 BY_DATASET = {
     "toy-digits": {"Z": 16, "EPOCHS": 20} | _DIGITS,
     "toy-faces": {"Z": 64, "EPOCHS": 10} | _PHOTOGRAPHS,

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 def settings(**changes):
     defaults = {"batch_size": 4, "steps_per_call": 3, "seed": 0, "warmup_steps": 200, "learning_rate": 0.1}
-    return argparse.Namespace(**defaults | {"weight_decay": 0.5, "gradient_clip": 100.0, "z": 3} | changes)
+    return argparse.Namespace(**defaults | {"decay_per_epoch": 0.5, "gradient_clip": 100.0, "z": 3} | changes)
 
 
 def numbered(count):
@@ -67,7 +67,7 @@ def test_average_forgets_the_random_start():
 
 
 def test_learning_rate_warms_up_and_stays():
-    rate = utils.build_optimizer(settings(), [tf.Variable(0.0)])._learning_rate
+    rate = utils.build_optimizer(settings(), [tf.Variable(0.0)], 10)._learning_rate
     assert [float(rate(step)) for step in (0, 100, 200, 5000)] == pytest.approx([0, 0.05, 0.1, 0.1])
 
 
@@ -83,13 +83,22 @@ def test_weight_decay_spares_biases_sigma_and_the_linear_path():
     vae = small_run("gaussian")
     utils.start_at_ppca(vae.encoder, vae.decoder, utils.fit_ppca(np.zeros((5, 6, 6, 1), np.uint8), 3), 8.0)
     before = {variable.path: variable.numpy() for variable in vae.state[:-1]}
-    optimizer = utils.build_optimizer(settings(warmup_steps=1), vae.variables)
+    optimizer = utils.build_optimizer(settings(warmup_steps=1), vae.variables, 10)
     for _ in range(3):
         optimizer.apply([tf.zeros_like(variable) for variable in vae.variables], vae.variables)
     for variable in vae.state[:-1]:
         decays = len(variable.shape) == 2 and "linear" not in variable.path and before[variable.path].any()
         assert np.array_equal(before[variable.path], variable) != decays, variable.path
     assert float(vae.log_sigma) == -1
+
+
+@pytest.mark.parametrize("steps", [10, 1000])
+def test_weight_decay_takes_the_same_share_in_an_epoch_of_any_length(steps):
+    kernel = tf.Variable(tf.ones((2, 2)))
+    optimizer = utils.build_optimizer(settings(warmup_steps=1, learning_rate=1e-3), [kernel], steps)
+    for _ in range(steps + 1):  # the first step, of the warm-up, has a rate of 0
+        optimizer.apply([tf.zeros_like(kernel)], [kernel])
+    np.testing.assert_allclose(kernel, (1 - 0.5 / steps) ** steps, rtol=1e-4)
 
 
 def test_frozen_linear_path_is_not_trained_but_kept():

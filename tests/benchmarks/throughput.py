@@ -43,11 +43,11 @@ def our_epoch(script, shape, z, likelihood, images):
     settings = argparse.Namespace(
         **{name.lower(): value for name, value in vars(script).items() if name.isupper()}
         | {"z": z, "likelihood": likelihood, "batch_size": BATCH, "learning_rate": LEARNING_RATE}
-        | {"weight_decay": 0.0, "mirror": False}
+        | {"decay_per_epoch": 0.0, "mirror": False}
     )
     networks = script.build_encoder(shape, z, False), script.build_decoder(shape, z, False)
     vae = utils.Vae(*networks, tf.Variable(0.0), likelihood)
-    average, optimizer = utils.copy_vae(vae), utils.build_optimizer(settings, vae.variables)
+    average, optimizer = utils.copy_vae(vae), utils.build_optimizer(settings, vae.variables, len(images) // BATCH)
     data = Dataset("random", images, images[:1], None, None, ())
     run = utils.Run(settings, data, None, vae, average, optimizer, None, [])
     train_call = utils.build_train_call(vae, average, optimizer, settings)
