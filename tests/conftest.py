@@ -1,5 +1,6 @@
 """What the tests share: small sets of toy images in a data folder of their own, and runs of the scripts on them."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,9 +39,10 @@ def run_script(script, *flags, **options):
 
 
 def start_script(script, *flags):
-    """Start a script and go on."""
+    """Start a script and go on. Ctrl-C reaches it even where the tests, as under nohup, were started without."""
     command = [sys.executable, str(ROOT / script), *map(str, flags)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **heed)
 
 
 @pytest.fixture
