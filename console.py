@@ -158,6 +158,27 @@ def _check_constants(parser, settings):
         parser.error(f"--binarize {settings.binarize}: black-and-white pixels need --likelihood bernoulli")
 
 
+EVALUATION_FLAGS = {  # name: (type, help)
+    "data_dir": (_path, "where the data sets lie; default: $VAE_DATA, else the folder that the run used"),
+    "out": (_path, "where summary.png of several runs goes; default: results"),
+    "nll_samples": (_number(int, 1, 10**9), "importance samples an image; default: 5,000, 500 for a convolutional run"),
+    "nll_images": (_number(int, 1), "first N test images for nll; default: all digits, 1,000 photographs"),
+    "seed": (_number(int, 0, 2**31 - 1), "all randomness follows from it; default: 0"),
+}
+
+
+def parse_evaluation(description, argv=None):
+    """What evaluate.py is asked to do: argparse.Namespace of `runs`, a list of folders, and EVALUATION_FLAGS."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=_path, help="a finished run's folder")
+    for name, (kind, text) in EVALUATION_FLAGS.items():
+        parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar=name.upper(), help=text)
+    parser.set_defaults(data_dir=os.environ.get("VAE_DATA") or None, out="results", seed=0)
+    return parser.parse_args(argv)
+
+
 def launch(main):
     """Run `main()` as a command: exit 0, or one clear line and the exit code of the contract, never a traceback."""
     try:

@@ -31,23 +31,50 @@ def image_grid(images, columns, padding=PADDING):
     return canvas
 
 
-def save_grid(path, images, columns, caption, row_labels=()):
-    """Write a grid as PNG, enlarged by a whole factor, with a caption above and labels left of its rows, repeated."""
+def save_grid(path, images, columns, caption, row_labels=(), column_labels=()):
+    """Write one page of images (N, H, W, C) as PNG; see grid_page."""
+    save_pages(path, [grid_page(images, columns, caption, row_labels, column_labels)])
+
+
+def save_pages(path, pages):
+    """Write pages below each other as one PNG."""
+    sheet = Image.new("RGB", (max(page.width for page in pages), sum(page.height for page in pages)), (PAPER,) * 3)
+    top = 0
+    for page in pages:
+        sheet.paste(page, (0, top))
+        top += page.height
+    replace_with(path, sheet.save)
+
+
+def grid_page(images, columns, caption, row_labels=(), column_labels=()):
+    """A grid, enlarged by a whole factor, a caption above it, labels left of its rows, repeated, and above columns."""
     scale = max(1, -(-LEAST_CELL // images.shape[1]))
     grid = Image.fromarray(image_grid(images, columns).squeeze()).convert("RGB")
     grid = grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)
     font = ImageFont.load_default(15)
-    top, left = 30, 14 + max((int(font.getlength(label)) for label in row_labels), default=-10)
+    top, left = 48 if column_labels else 30, 14 + max((int(font.getlength(label)) for label in row_labels), default=-10)
     width = max(left + grid.width, left + int(font.getlength(caption)) + 16)
     page = Image.new("RGB", (width, top + grid.height + 4), (PAPER,) * 3)
     page.paste(grid, (left, top))
     draw = ImageDraw.Draw(page)
     draw.text((left + PADDING * scale, 7), caption, (INK,) * 3, font)
-    pitch = (images.shape[1] + PADDING) * scale
+    down, across = ((side + PADDING) * scale for side in images.shape[1:3])
     for row in range(-(-len(images) // columns) if row_labels else 0):
         label = row_labels[row % len(row_labels)]
-        draw.text((left - 6, top + row * pitch + pitch // 2), label, (INK,) * 3, font, anchor="rm")
-    replace_with(path, page.save)
+        draw.text((left - 6, top + row * down + down // 2), label, (INK,) * 3, font, anchor="rm")
+    small = fitting_font(column_labels, across - 4)
+    for column, label in enumerate(column_labels):
+        draw.text((left + column * across + across // 2, top - 5), label, (INK,) * 3, small, anchor="ms")
+    return page
+
+
+def fitting_font(labels, width, sizes=(12, 11, 10, 9, 8)):
+    """The largest font in which each label is at most `width` pixels wide, or the smallest there is."""
+    for size in sizes:
+        font = ImageFont.load_default(size)
+        if all(font.getlength(label) <= width for label in labels):
+            break
+    return font
 
 
 def interleave(above, below, columns):

@@ -31,7 +31,7 @@ EVALUATION_BATCH = 500  # images
 PICTURE_SECONDS = 10  # between two drawings of the pictures while training
 SIGMA_FLOOR = 1 / 510  # half a grey level: below it a density of 8-bit pixels means nothing and grows without bound
 ACTIVE_VARIANCE = 0.01  # a unit is active if Var over x of E[z|x] is above this (Burda et al. 2016, section 5.1)
-NOISE, BINARIZE, EVALUATE, SAMPLE, MIRROR = range(5)  # streams of random numbers, each keyed by (seed, stream, step)
+NOISE, BINARIZE, EVALUATE, SAMPLE, MIRROR, IMPORTANCE, DEQUANTISE = range(7)  # random numbers, by (seed, stream, step)
 
 # ---------------------------------------------------------------------------------------------------------------
 # Densities and the ELBO
@@ -286,7 +286,7 @@ def build_train_call(vae, average, optimizer, settings):
 
 
 def build_evaluate_call(vae, settings):
-    """The compiled evaluation: per image, recon (B,), kl (B,), squared error (B,), posterior mean (B, z).
+    """The compiled evaluation: per image, recon (B,), kl (B,), squared error (B,), mean and log-std of q(z|x) (B, z).
 
     The noise is the same in every epoch; the squared error is that of the posterior mean's reconstruction.
     """
@@ -296,15 +296,15 @@ def build_evaluate_call(vae, settings):
         x = to_pixels(images, settings.binarize, random_key(settings.seed, BINARIZE, -1 - batch))
         noise = tf.random.stateless_normal((tf.shape(x)[0], settings.z), random_key(settings.seed, EVALUATE, batch))
         recon, kl = vae.elbo_terms(x, noise)
-        mean, _ = vae.posterior(x)
+        mean, log_std = vae.posterior(x)
         error = tf.reduce_mean(tf.square(vae.pixel_means(mean) - x), axis=[1, 2, 3])
-        return recon, kl, error, mean
+        return recon, kl, error, mean, log_std
 
     return evaluate_call
 
 
 def evaluate_images(evaluate_call, images):
-    """`evaluate_call` over uint8 images (N, H, W, C): recon (N,), kl (N,), squared error (N,), means (N, z)."""
+    """`evaluate_call` over uint8 images (N, H, W, C): its five results, each of N rows."""
     size = min(EVALUATION_BATCH, len(images))
     parts = []
     for batch, start in enumerate(range(0, len(images), size)):
@@ -406,7 +406,7 @@ def run_epoch(run, train_call, evaluate_call, epoch):
     began = time.perf_counter()
     train_terms = train_epoch(run, train_call, epoch)
     training_seconds = time.perf_counter() - began
-    recon, kl, _, means = evaluate_images(evaluate_call, run.data.test)
+    recon, kl, _, means, _ = evaluate_images(evaluate_call, run.data.test)
     check_finite(np.stack([recon, kl], axis=-1), epoch, 0, run.folder)
     test_terms = np.array([recon.mean(dtype=np.float64), kl.mean(dtype=np.float64)])
     active_units = int(np.sum(means.var(axis=0) > ACTIVE_VARIANCE))
@@ -467,7 +467,7 @@ def print_row(row, settings):
 
 def finish(run, evaluate_call):
     """Save the networks, the pictures and metrics.json, and say where they are; returns the content of metrics.json."""
-    _, _, error, means = evaluate_images(evaluate_call, run.data.test)
+    _, _, error, means, _ = evaluate_images(evaluate_call, run.data.test)
     draw_pictures(run, means)
     for name, model in (("encoder.keras", run.average.encoder), ("decoder.keras", run.average.decoder)):
         replace_with(run.folder / name, model.save)

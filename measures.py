@@ -1,0 +1,198 @@
+"""Held-out measures: likelihood bounds | probabilistic PCA, exactly | distances between sets of features | recall.
+
+Functions of arrays and models, without files or pictures. Losses are nats per image, images float32 in [0, 1],
+(B, H, W, C); distances and statistics are float64. Sources: Burda et al. 2016 (importance-weighted bound,
+arXiv:1509.00519), Theis et al. 2016 (dequantisation, arXiv:1511.01844), Tipping & Bishop 1999 (probabilistic PCA),
+Dowson & Landau 1982 and Heusel et al. 2017 (Frechet distance of Gaussians, arXiv:1706.08500), Meehan et al. 2020
+(test of data copying, arXiv:2004.05675).
+"""
+
+import math
+
+import numpy as np
+
+import utils
+
+# isort: split
+import tensorflow as tf
+
+GREY_LEVELS = 255  # steps between black and white of an 8-bit pixel
+NEAREST_BLOCK = 200  # rows of a distance matrix held at once
+
+# ---------------------------------------------------------------------------------------------------------------
+# Likelihood bounds
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def build_importance_call(vae, settings):
+    """The compiled importance-weighted bound: adds `steps` samples per image to a running sum of weights.
+
+    importance_call(x, mean, log_std, largest, scaled_sum, first, steps) -> (largest, scaled_sum), each (B,): the sum
+    of the weights w = p(x, z) / q(z|x) so far is scaled_sum * exp(largest). Kept as two numbers, because adding
+    5,000 weights to the logarithm of their sum would lose most of them to float32's rounding. Memory does not grow
+    with the number of samples.
+    """
+
+    @tf.function(jit_compile=settings.xla)
+    def importance_call(x, mean, log_std, largest, scaled_sum, first, steps):
+        for k in tf.range(steps):
+            key = utils.random_key(settings.seed, utils.IMPORTANCE, first + tf.cast(k, tf.int64))
+            noise = tf.random.stateless_normal(tf.shape(mean), key)
+            z = mean + tf.exp(log_std) * noise
+            log_ratio = 0.5 * (tf.square(noise) - tf.square(z)) + log_std  # log p(z) - log q(z|x) per unit
+            log_weight = vae.log_prob(x, z) + tf.reduce_sum(log_ratio, axis=-1)
+            highest = tf.maximum(largest, log_weight)
+            scaled_sum = scaled_sum * tf.exp(largest - highest) + tf.exp(log_weight - highest)
+            largest = highest
+        return largest, scaled_sum
+
+    return importance_call
+
+
+def importance_weighted_nll(importance_call, x, mean, log_std, samples, first, steps):
+    """-log of the mean of `samples` importance weights per image, nats: an upper bound of -log p(x), tighter with more.
+
+    Burda et al. 2016, equation 8; with one sample, minus the ELBO with the sampled KL. x: (B, H, W, C); mean, log_std
+    of q(z|x): (B, z); `first`: number of the first noise; `steps`: samples between two yields. Yields None while it
+    goes on, and at the end (B,).
+    """
+    largest, scaled_sum = tf.fill([len(x)], tf.float32.min), tf.zeros(len(x))
+    for done in range(0, samples, steps):
+        count = tf.constant(min(steps, samples - done))
+        begin = tf.constant(first + done, tf.int64)
+        largest, scaled_sum = importance_call(x, mean, log_std, largest, scaled_sum, begin, count)
+        yield None
+    yield math.log(samples) - np.log(scaled_sum.numpy().astype(np.float64)) - largest.numpy()
+
+
+def dequantise(images, seed, batch):
+    """uint8 images as real numbers, each uniform over the values that round to its grey level.  (B, H, W, C).
+
+    A density of such numbers bounds the probability of the 8-bit image from below (Theis et al. 2016, section 3.1).
+    """
+    noise = tf.random.stateless_uniform(tf.shape(images), utils.random_key(seed, utils.DEQUANTISE, batch), -0.5, 0.5)
+    return (tf.cast(images, tf.float32) + noise) / GREY_LEVELS
+
+
+def build_dequantised_call(vae, settings):
+    """The compiled bound for bits per dimension: minus the ELBO of dequantised images, nats, (B,).
+
+    The encoder sees the image without the noise, as in training: any q gives a bound.
+    """
+
+    @tf.function(jit_compile=settings.xla)
+    def dequantised_call(images, batch):
+        mean, log_std = vae.posterior(utils.to_pixels(images, "none", None))
+        noise = tf.random.stateless_normal(tf.shape(mean), utils.random_key(settings.seed, utils.EVALUATE, batch))
+        recon = -vae.log_prob(dequantise(images, settings.seed, batch), mean + tf.exp(log_std) * noise)
+        return recon + tf.reduce_sum(utils.kl_to_standard_normal(mean, log_std), axis=-1)
+
+    return dequantised_call
+
+
+def bits_per_dim(nats, dimensions):
+    """Bits per dimension of an 8-bit image whose dequantised version in [0, 1] has a density of -`nats`."""
+    return (nats / dimensions + math.log(GREY_LEVELS)) / math.log(2)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Probabilistic PCA, exactly
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def ppca_nll(ppca, x):
+    """-log N(x; mu, W W^T + sigma^2 I), nats, (B,): Tipping & Bishop 1999, equation 4, by Woodbury's identity.
+
+    x: (B, D), ppca: utils.Ppca with W (D, z) as its decode (z, D).
+    """
+    variance, (rank, size) = ppca.sigma**2, ppca.decode.shape
+    centred = x - ppca.decode_bias
+    inner = ppca.decode @ ppca.decode.T + variance * np.eye(rank)  # (z, z)
+    projected = centred @ ppca.decode.T  # (B, z)
+    explained = np.sum(projected * np.linalg.solve(inner, projected.T).T, axis=-1)
+    distance = (np.sum(np.square(centred), axis=-1) - explained) / variance
+    log_determinant = (size - rank) * math.log(variance) + np.linalg.slogdet(inner)[1]
+    return 0.5 * (size * math.log(2 * math.pi) + log_determinant + distance)
+
+
+def pca_reconstruction(ppca, x):
+    """x (B, D) projected onto the principal components (not shrunk, as pPCA's posterior mean is), clipped to [0, 1]."""
+    lengths = np.linalg.norm(ppca.decode, axis=1, keepdims=True)
+    components = ppca.decode / np.where(lengths > 0, lengths, 1)  # (z, D), orthonormal rows
+    centred = x - ppca.decode_bias
+    return np.clip(ppca.decode_bias + centred @ components.T @ components, 0, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Distances between sets of features
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def frechet_distance(one, other):
+    """Frechet (2-Wasserstein) distance, squared, between Gaussians fitted to two sets of features (N, F), (M, F).
+
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Dowson & Landau 1982), the root from eigenvalues of the symmetric
+    C1^(1/2) C2 C1^(1/2), which has the same ones.
+    """
+    mean1, covariance1 = feature_moments(one)
+    mean2, covariance2 = feature_moments(other)
+    values, vectors = np.linalg.eigh(covariance1)
+    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariance2 @ root), 0)).sum()
+    return float(np.sum(np.square(mean1 - mean2)) + np.trace(covariance1) + np.trace(covariance2) - 2 * cross)
+
+
+def feature_moments(features):
+    """Mean (F,) and covariance (F, F) in float64."""
+    features = np.asarray(features, np.float64)
+    return features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False))
+
+
+def nearest(features, reference):
+    """For each row of `features` (N, F), the distance to the nearest row of `reference` (M, F), and its number."""
+    reference = np.asarray(reference, np.float64)
+    squares = np.square(reference).sum(axis=1)
+    rows = []
+    for start in range(0, len(features), NEAREST_BLOCK):
+        block = np.asarray(features[start : start + NEAREST_BLOCK], np.float64)
+        rows.append(np.argmin(squares - 2 * block @ reference.T, axis=1))  # up to the block's own square
+    rows = np.concatenate(rows)
+    return np.linalg.norm(features - reference[rows], axis=1), rows
+
+
+def copying_statistic(samples, held_out):
+    """Are samples nearer to the training set than held-out images are?  Distances (N,), (M,) -> (C_T, share).
+
+    C_T of Meehan et al. 2020, section 3, over one cell: the Mann-Whitney U of the two sets of distances as a z-score;
+    below -3, samples are copies; near 0, as new as held-out images; above, farther off. `share`: the probability
+    that a sample is nearer to the training set than a held-out image is (0.5: as new).
+    """
+    held_out = np.sort(held_out)
+    below = np.searchsorted(held_out, samples, "left").sum(dtype=np.float64)
+    equal = np.searchsorted(held_out, samples, "right").sum(dtype=np.float64) - below
+    farther = below + equal / 2  # pairs in which the sample is the farther one: Mann-Whitney's U
+    n, m = len(samples), len(held_out)
+    spread = math.sqrt(n * m * (n + m + 1) / 12)
+    return float((farther - n * m / 2) / spread), float(1 - farther / (n * m))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Pixels and attributes
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def psnr(squared_error):
+    """Peak signal-to-noise ratio, dB, of mean squared errors of pixels in [0, 1]; at most 100 dB, an exact copy."""
+    return -10 * np.log10(np.maximum(squared_error, 1e-10))
+
+
+def recalls(predicted, labels):
+    """Shares of the images with an attribute, and of those without, that are recognised as such: (presence, absence).
+
+    predicted, labels: (N, A) of truth values. Not a number where no image has (or lacks) the attribute.
+    """
+    predicted, labels = np.asarray(predicted, bool), np.asarray(labels, bool)
+    with np.errstate(invalid="ignore"):  # 0 / 0
+        presence = (predicted & labels).sum(axis=0) / labels.sum(axis=0)
+        absence = (~predicted & ~labels).sum(axis=0) / (~labels).sum(axis=0)
+    return presence, absence

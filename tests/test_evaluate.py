@@ -1,0 +1,212 @@
+"""evaluate.py through its command line, on small runs: every key, every picture, numbers that agree, bad folders."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_script
+from PIL import Image
+
+import classifier
+import evaluate
+import utils
+import vae_conv
+import vae_fc
+from console import UserError
+from data import datasets
+
+KEYS = {
+    *"loss recon kl kl_per_unit active_units nll nll_samples nll_images nll_standard_error bits_per_dim".split(),
+    *"psnr psnr_of_mean_mse ssim pca_psnr_of_mean_mse ppca_bits_per_dim frechet novelty attributes".split(),
+    *"dataset z likelihood binarize seed test_images seconds".split(),
+}
+PICTURES = {*"traversals.png interpolation.png pairs.png neighbours.png".split()}
+
+
+@pytest.fixture
+def quick(monkeypatch, small_sets):
+    """Small runs without their own pictures, and a classifier that takes a second."""
+    monkeypatch.setattr(utils, "draw_pictures", lambda run, means: None)
+    monkeypatch.setattr(vae_fc, "XLA", False)
+    monkeypatch.setattr(classifier, "EPOCHS", 1)
+    monkeypatch.setattr(classifier, "FILTERS", (4, 4, 4))
+
+
+def train(script, out, *flags):
+    script.main([*"--epochs 1 --batch-size 50".split(), "--out", str(out), *map(str, flags)])
+
+
+def evaluated(folder):
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def check_consistent(numbers):
+    """What must hold between the numbers of any run."""
+    assert set(numbers) == KEYS
+    assert numbers["loss"] == pytest.approx(numbers["recon"] + numbers["kl"])
+    assert numbers["kl_per_unit"] == sorted(numbers["kl_per_unit"], reverse=True)
+    assert len(numbers["kl_per_unit"]) == numbers["z"]
+    assert sum(numbers["kl_per_unit"]) == pytest.approx(numbers["kl"], rel=1e-4)
+    assert numbers["nll"] < numbers["loss"] + 3 * numbers["nll_standard_error"]
+    assert -1 <= numbers["ssim"] <= 1 and numbers["psnr"] > 0
+    assert numbers["frechet"]["training"] >= 0 and {"samples", "reconstructions", "images"} < set(numbers["frechet"])
+    assert 0 <= numbers["novelty"]["share_nearer_than_held_out"] <= 1
+
+
+def test_digits(quick, tmp_path, capsys):
+    train(vae_fc, tmp_path, "--binarize", "dynamic", "--seed", 5)
+    folder = tmp_path / "fc_toy-digits_z2"
+    evaluate.main([str(folder), "--nll-samples", "60", "--seed", "5"])
+    numbers, metrics = evaluated(folder), json.loads((folder / "metrics.json").read_text())
+    check_consistent(numbers)
+    assert numbers["loss"] == pytest.approx(metrics["test_loss"], rel=1e-6), "the run's own test, repeated"
+    assert numbers["psnr"] == pytest.approx(metrics["test_psnr"], rel=1e-5)
+    assert numbers["active_units"] == metrics["active_units"]
+    assert (numbers["nll_samples"], numbers["nll_images"]) == (60, 60)
+    assert numbers["bits_per_dim"] is numbers["ppca_bits_per_dim"] is numbers["attributes"] is None
+    printed = capsys.readouterr().out
+    for name in PICTURES:
+        Image.open(folder / name).verify()
+        assert str(folder / name) in printed
+    assert f"{numbers['loss']:,.2f}" in printed and f"{numbers['nll']:,.2f}" in printed
+
+
+def test_faces_beside_each_other(quick, tmp_path, capsys):
+    flags = ("--dataset", "toy-faces", "--z", 5)
+    train(vae_fc, tmp_path, *flags)
+    train(vae_conv, tmp_path, *flags)
+    folders = [tmp_path / "fc_toy-faces_z5", tmp_path / "conv_toy-faces_z5"]
+    options = ["--nll-samples", "20", "--nll-images", "30", "--out", str(tmp_path / "results")]
+    evaluate.main([*map(str, folders), *options])
+    for folder in folders:
+        numbers = evaluated(folder)
+        check_consistent(numbers)
+        assert numbers["nll_images"] == 30
+        assert abs(numbers["bits_per_dim"] - numbers["ppca_bits_per_dim"]) < 1
+        check_attributes(numbers["attributes"])
+        assert {path.name for path in folder.glob("*.png")} == PICTURES | {"attributes.png"}
+    printed = capsys.readouterr().out
+    assert all(f"\n{folder.name}  " in printed for folder in folders)
+    summary = Image.open(tmp_path / "results" / "summary.png")
+    assert summary.height > 3 * 64 and summary.width > 10 * 64
+
+
+def check_attributes(table):
+    for answers in table.values():
+        for answer in ("presence", "absence"):
+            recall = answers[answer]
+            assert set(recall) == {"originals", "reconstructions", "pca", "mean_image", "retention"}
+            if recall["originals"]:
+                assert recall["retention"] == pytest.approx(recall["reconstructions"] / recall["originals"])
+        both = [answers[answer]["mean_image"] for answer in ("presence", "absence")]
+        assert None in both or sorted(both) == [0, 1], "one face has one answer for all"
+
+
+def test_images_without_labels(quick, tmp_path, image_folder, capsys):
+    train(vae_fc, tmp_path, "--dataset", image_folder, "--image-size", 32, "--z", 3)
+    folder = tmp_path / "fc_my_images_z3"
+    evaluate.main([str(folder), "--nll-samples", "5"])
+    numbers = evaluated(folder)
+    assert numbers["frechet"] is numbers["novelty"] is numbers["attributes"] is None
+    assert math.isfinite(numbers["bits_per_dim"]) and "no labels" in capsys.readouterr().out
+
+
+def test_evaluating_twice_gives_the_same_numbers(quick, tmp_path):
+    train(vae_fc, tmp_path)
+    folder = tmp_path / "fc_toy-digits_z2"
+    results = []
+    for _ in range(2):
+        evaluate.main([str(folder), "--nll-samples", "5"])
+        results.append(evaluated(folder) | {"seconds": 0})
+    assert results[0] == results[1]
+
+
+def write(path, content):
+    path.write_text(content)
+
+
+DAMAGES = {  # what is done to a run folder: what the message must name
+    "no folder": (lambda run: shutil.rmtree(run), "no such folder"),
+    "unfinished": (lambda run: (run / "metrics.json").unlink(), "no metrics.json in it"),
+    "no config": (lambda run: (run / "config.json").unlink(), "no config.json in it"),
+    "config is no JSON": (lambda run: write(run / "config.json", "{"), "config.json: cannot be read"),
+    "config is a list": (lambda run: write(run / "config.json", "[]"), "config.json: lacks"),
+    "config is a number": (lambda run: write(run / "config.json", "5"), "config.json: cannot be read"),
+    "config lacks a key": (lambda run: write(run / "config.json", '{"z": 2}'), "config.json: lacks script"),
+    "no encoder": (lambda run: (run / "encoder.keras").unlink(), "encoder.keras: cannot be read"),
+    "damaged decoder": (lambda run: write(run / "decoder.keras", "no zip"), "decoder.keras: cannot be read"),
+    "swapped": (
+        lambda run: shutil.copy(run / "decoder.keras", run / "encoder.keras"),
+        "encoder.keras: is of other shapes",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory, data_dir):
+    """A run of a few digits, for tests that damage copies of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        sets = {name: (row[0], 300, 60, row[3]) for name, row in datasets.TOY_SETS.items()}
+        patch.setattr(datasets, "TOY_SETS", sets)
+        patch.setenv("VAE_DATA", str(data_dir))
+        patch.setattr(vae_fc, "HIDDEN", (16,))
+        patch.setattr(vae_fc, "XLA", False)
+        patch.setattr(utils, "draw_pictures", lambda run, means: None)
+        out = tmp_path_factory.mktemp("runs")
+        train(vae_fc, out)
+    return out / "fc_toy-digits_z2"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_runs_are_refused_in_one_line(damage, small_sets, finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    act, named = DAMAGES[damage]
+    act(run)
+    with pytest.raises(UserError) as stop:
+        evaluate.main([str(run)])
+    assert named in str(stop.value) and "\n" not in str(stop.value)
+    assert not (run / "evaluation.json").exists()
+
+
+def test_other_images_are_refused(small_sets, finished_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        datasets, "TOY_SETS", {"toy-digits": (*datasets.TOY_SETS["toy-digits"][:1], 200, 40, "0123456789")}
+    )
+    monkeypatch.setenv("VAE_DATA", str(tmp_path))
+    with pytest.raises(UserError, match="other images"):
+        evaluate.main([str(finished_run)])
+
+
+@pytest.mark.parametrize(
+    "flags", [[], ["x", "--nll-samples", "0"], ["x", "--seed", "-1"], ["x", "--nll-images", "one"]]
+)
+def test_silly_flags(flags, capsys):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(flags)
+    assert stop.value.code == 2 and (flags[1] if flags else "RUN") in capsys.readouterr().err
+
+
+def test_from_the_shell(tmp_path):
+    finished = run_script("evaluate.py", tmp_path / "nothing", cwd=ROOT)
+    assert finished.returncode == 2 and finished.stdout == ""
+    assert finished.stderr.count("\n") == 1 and "no such folder" in finished.stderr
+
+
+def test_classifier_finds_planted_labels(tmp_path):
+    """A bright left half, and a bright right half that one image in twelve has: both answers are recognised."""
+    random = np.random.default_rng(0)
+    labels = (random.random((700, 2)) < [0.5, 0.08]).astype(np.uint8)
+    images = random.integers(0, 100, (700, 16, 16, 1), np.uint8)
+    images[:, :, :8] += 100 * labels[:, 0, None, None, None]
+    images[:, :, 8:] += 100 * labels[:, 1, None, None, None]
+    data = datasets.Dataset("halves", images[:600], images[600:], labels[:600], labels[600:], ("left", "right"), "x")
+    describe = classifier.load_classifier(data, tmp_path, mirror=False)
+    features, logits = describe(data.test / 255)
+    assert features.shape == (100, classifier.FEATURES)
+    presence, absence = evaluate.measures.recalls(logits.numpy() > 0, data.test_labels)
+    assert min(*presence, *absence) > 0.9
+    again = classifier.load_classifier(data, tmp_path, mirror=False)
+    np.testing.assert_array_equal(again(data.test / 255)[1], logits)

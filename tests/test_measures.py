@@ -1,0 +1,196 @@
+"""Held-out measures against exact cases: a linear-Gaussian model, closed forms, float64 references, planted answers."""
+
+import argparse
+import math
+
+import numpy as np
+import pytest
+from test_ppca import linear_images
+
+import measures
+import utils
+import vae_fc
+
+# isort: split
+import tensorflow as tf
+
+SETTINGS = argparse.Namespace(seed=0, xla=False, binarize="none")
+
+
+def linear_vae(images, z, log_std_shift=0.0):
+    """A VAE that is exactly pPCA; with a shift of its log-std, one whose posterior is not the true one."""
+    ppca = utils.fit_ppca(images, z)
+    shape = images.shape[1:]
+    encoder, decoder = vae_fc.build_encoder(shape, z, True), vae_fc.build_decoder(shape, z, True)
+    shifted = utils.Ppca(**vars(ppca) | {"log_std": ppca.log_std + log_std_shift})
+    utils.start_at_ppca(encoder, decoder, shifted, vae_fc.LOG_STD_BOUND)
+    log_sigma = tf.Variable(math.log(ppca.sigma), dtype=tf.float32)
+    return utils.Vae(encoder, decoder, log_sigma, "gaussian"), ppca
+
+
+def exact_nll(ppca, x):
+    """-log N(x; mu, C) with the covariance written out, float64."""
+    covariance = ppca.decode.T @ ppca.decode + ppca.sigma**2 * np.eye(x.shape[1])
+    centred = x - ppca.decode_bias
+    distance = np.sum(centred * np.linalg.solve(covariance, centred.T).T, axis=1)
+    return 0.5 * (x.shape[1] * math.log(2 * math.pi) + np.linalg.slogdet(covariance)[1] + distance)
+
+
+def bound(vae, x, samples, first=0, steps=50, call=None):
+    mean, log_std = vae.posterior(x)
+    call = call or measures.build_importance_call(vae, SETTINGS)
+    *waiting, found = measures.importance_weighted_nll(call, x, mean, log_std, samples, first, steps)
+    assert waiting == [None] * -(-samples // steps)
+    return found
+
+
+def test_ppca_likelihood_is_that_of_the_full_covariance():
+    images = linear_images(200)
+    ppca, x = utils.fit_ppca(images, 4), images.reshape(200, -1) / 255
+    np.testing.assert_allclose(measures.ppca_nll(ppca, x), exact_nll(ppca, x), rtol=1e-9)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_importance_weighted_bound_reaches_the_exact_likelihood(shift):
+    """With the true posterior at once (every weight is p(x)); with a wider one, with enough samples."""
+    images = linear_images(200)
+    vae, ppca = linear_vae(images, 4, shift)
+    x = utils.to_pixels(images, "none", None)
+    exact = exact_nll(ppca, x.numpy().reshape(200, -1).astype(np.float64))
+    found = bound(vae, x, 2000 if shift else 3)
+    assert abs(np.mean(found - exact)) < (0.01 if shift else 2e-3)
+
+
+def test_more_samples_are_never_worse_in_expectation():
+    images = linear_images(300)
+    vae, _ = linear_vae(images, 4, 0.5)
+    x = utils.to_pixels(images, "none", None)
+    means = [bound(vae, x, samples).mean() for samples in (1, 5, 50, 500)]
+    assert means == sorted(means, reverse=True) and means[0] - means[-1] > 0.1
+
+
+def test_one_sample_is_the_elbo():
+    """In expectation, -ELBO with its KL in closed form; sample for sample, log q(z|x) - log p(z) - log p(x|z)."""
+    images = linear_images(100)
+    vae, _ = linear_vae(images, 4, 0.5)
+    x = utils.to_pixels(images, "none", None)
+    mean, log_std = (part.numpy().astype(np.float64) for part in vae.posterior(x))
+    noise = tf.random.stateless_normal((100, 4), utils.random_key(0, utils.IMPORTANCE, 7)).numpy().astype(np.float64)
+    z = mean + np.exp(log_std) * noise
+    log_q = -0.5 * (noise**2 + math.log(2 * math.pi)) - log_std
+    log_prior = -0.5 * (z**2 + math.log(2 * math.pi))
+    expected = (log_q - log_prior).sum(axis=1) - vae.log_prob(x, tf.cast(z, tf.float32)).numpy()
+    np.testing.assert_allclose(bound(vae, x, 1, first=7), expected, atol=1e-3)
+    call = measures.build_importance_call(vae, SETTINGS)
+    single = np.mean([bound(vae, x, 1, first=k, call=call) for k in range(200)])
+    noise = np.random.default_rng(0).standard_normal((50, 100, 4))
+    recon = np.mean([-vae.log_prob(x, tf.cast(mean + np.exp(log_std) * one, tf.float32)) for one in noise])
+    kl = utils.kl_to_standard_normal(mean, log_std).numpy().sum(axis=1).mean()
+    assert single == pytest.approx(recon + kl, abs=0.1)
+
+
+def test_the_sum_of_weights_does_not_depend_on_how_it_is_cut():
+    images = linear_images(50)
+    vae, _ = linear_vae(images, 4, 0.5)
+    x = utils.to_pixels(images, "none", None)
+    np.testing.assert_allclose(bound(vae, x, 60, steps=60), bound(vae, x, 60, steps=7), atol=1e-4)
+
+
+def test_a_sum_of_many_weights_loses_none():
+    """5,000 equal weights: their mean is each of them. Adding to a float32 logarithm would stop growing early."""
+    images = linear_images(20)
+    vae, ppca = linear_vae(images, 4)
+    x = utils.to_pixels(images, "none", None)
+    exact = exact_nll(ppca, x.numpy().reshape(20, -1).astype(np.float64))
+    np.testing.assert_allclose(bound(vae, x, 5000, steps=5000), exact, atol=0.02)
+
+
+def test_dequantised_images_round_to_the_image():
+    images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1), np.uint8)
+    noisy = measures.dequantise(images, 0, 0).numpy()
+    np.testing.assert_array_equal(np.rint(noisy * 255).astype(int), images)
+    noise = noisy * 255 - images
+    assert abs(noise.mean()) < 0.02 and noise.std() == pytest.approx(1 / math.sqrt(12), rel=0.03)
+    assert not np.array_equal(noisy, measures.dequantise(images, 0, 1).numpy())
+
+
+def test_bits_per_dim_of_a_uniform_density_are_eight():
+    """256 grey levels with the density of a uniform distribution over them, [-0.5, 255.5] / 255, cost 8 bits each."""
+    nats = 100 * math.log(256 / 255)
+    assert measures.bits_per_dim(nats, 100) == pytest.approx(8)
+
+
+def test_dequantised_bound_of_the_linear_model_is_tight():
+    """Where the posterior is exact but for the noise, bits/dim of the VAE are those of pPCA, and never fewer."""
+    images = linear_images(500)
+    vae, ppca = linear_vae(images, 4)
+    call = measures.build_dequantised_call(vae, SETTINGS)
+    nats = call(tf.constant(images), tf.constant(0, tf.int64)).numpy()
+    exact = measures.ppca_nll(ppca, measures.dequantise(images, 0, 0).numpy().reshape(500, -1))
+    difference = nats - exact
+    assert -3 * difference.std() / math.sqrt(500) < difference.mean() < 0.3
+
+
+def test_pca_reconstruction_is_the_projection():
+    images = linear_images(300)
+    ppca, x = utils.fit_ppca(images, 4), images.reshape(300, -1) / 255
+    _, _, components = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+    expected = x.mean(axis=0) + (x - x.mean(axis=0)) @ components[:4].T @ components[:4]
+    np.testing.assert_allclose(measures.pca_reconstruction(ppca, x), np.clip(expected, 0, 1), atol=1e-3)
+
+
+def test_frechet_distance_in_closed_form():
+    """Features with exact moments: for diagonal covariances it is |m1 - m2|^2 + sum (s1 - s2)^2."""
+    random = np.random.default_rng(0)
+    white = random.standard_normal((500, 3))
+    white = (white - white.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(white.T)).T)
+    one, other = white * [1, 2, 3] + [0, 0, 1], white * [2, 2, 0.5] + [1, 0, 0]
+    assert measures.frechet_distance(one, other) == pytest.approx(2 + 1 + 0 + 6.25)
+    assert measures.frechet_distance(one, one) == pytest.approx(0, abs=1e-9)
+    turn, _ = np.linalg.qr(random.standard_normal((3, 3)))
+    assert measures.frechet_distance(one @ turn, other @ turn) == pytest.approx(9.25)
+    assert measures.frechet_distance(other, one) == pytest.approx(9.25)
+
+
+def test_frechet_distance_of_features_without_variance():
+    assert measures.frechet_distance(np.zeros((10, 2)), np.ones((10, 2))) == pytest.approx(2)
+
+
+def test_nearest_finds_planted_neighbours():
+    random = np.random.default_rng(0)
+    reference = random.standard_normal((1000, 5))
+    rows = random.permutation(1000)[:450]
+    distances, found = measures.nearest(reference[rows] + 1e-6, reference)
+    np.testing.assert_array_equal(found, rows)
+    np.testing.assert_allclose(distances, 1e-6 * math.sqrt(5), rtol=1e-3)
+
+
+def test_copying_statistic_equals_counting_pairs():
+    random = np.random.default_rng(0)
+    samples, held_out = random.integers(0, 20, 80), random.integers(5, 25, 60)
+    pairs = (samples[:, None] > held_out) + 0.5 * (samples[:, None] == held_out)
+    statistic, share = measures.copying_statistic(samples, held_out)
+    assert share == pytest.approx(1 - pairs.mean())
+    assert statistic == pytest.approx((pairs.sum() - 80 * 60 / 2) / math.sqrt(80 * 60 * 141 / 12))
+
+
+def test_copying_statistic_tells_copies_from_new_images():
+    random = np.random.default_rng(0)
+    train, held_out, new = (random.standard_normal((2000, 4)) for _ in range(3))
+    copies = train[:1000] + 0.01 * random.standard_normal((1000, 4))
+    reference, _ = measures.nearest(held_out, train)
+    assert abs(measures.copying_statistic(measures.nearest(new, train)[0], reference)[0]) < 3
+    statistic, share = measures.copying_statistic(measures.nearest(copies, train)[0], reference)
+    assert statistic < -30 and share > 0.99
+
+
+def test_psnr():
+    np.testing.assert_allclose(measures.psnr(np.array([1.0, 0.01, 0.0])), [0, 20, 100])
+
+
+def test_recalls_of_planted_answers():
+    labels = np.array([[1, 0, 1], [1, 0, 1], [0, 0, 1], [0, 0, 1]])
+    predicted = np.array([[1, 0, 1], [0, 1, 1], [0, 0, 1], [0, 0, 0]])
+    presence, absence = measures.recalls(predicted, labels)
+    np.testing.assert_array_equal(presence, [0.5, np.nan, 0.75])
+    np.testing.assert_array_equal(absence, [1, 0.75, np.nan])
