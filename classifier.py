@@ -11,6 +11,8 @@ import numpy as np
 
 from console import note
 from data.cache import open_cache
+from data.datasets import DIGITS
+from run_folder import load_network
 
 # isort: split
 import keras
@@ -27,19 +29,16 @@ MOST_IMAGES = 60_000  # evenly spaced ones, where the training set is larger
 RECIPE = 1  # raise it when what is above or below changes: kept classifiers are trained anew
 
 
-def load_classifier(data, data_dir, mirror):
-    """The classifier of a labelled Dataset, trained at its first use; with `mirror`, on mirror images too.
+def load_classifier(data, data_dir):
+    """The classifier of a labelled Dataset, trained at its first use.
 
     Returns a function of images (B, H, W, C) in [0, 1]: features (B, FEATURES) and logits (B, labels).
     """
     labels = hashlib.sha256(np.ascontiguousarray(data.train_labels)).hexdigest()
-    recipe = [RECIPE, FILTERS, FEATURES, DROPOUT, EPOCHS, BATCH_SIZE, LEARNING_RATE, MOST_IMAGES, mirror]
-
-    def build(folder):
-        train_classifier(data, mirror).save(folder / "classifier.keras")
-
-    folder = open_cache(data_dir, f"classifier-{data.name}-{len(data.train)}", [data.sha256, labels, recipe], build)
-    model = keras.models.load_model(folder / "classifier.keras", compile=False)
+    recipe = [RECIPE, FILTERS, FEATURES, DROPOUT, EPOCHS, BATCH_SIZE, LEARNING_RATE, MOST_IMAGES]
+    name = f"classifier-{data.name}-{data.image_shape[0]}-{len(data.train)}"
+    folder = open_cache(data_dir, name, [data.sha256, labels, recipe], lambda folder: train_classifier(data, folder))
+    model = load_network(folder / "classifier.keras", "delete it, and the next evaluation trains it anew")
 
     @tf.function(reduce_retracing=True)
     def describe(images):
@@ -48,18 +47,39 @@ def load_classifier(data, data_dir, mirror):
     return describe
 
 
-def train_classifier(data, mirror):
-    """Train on the originals: cross-entropy of classes, or of attributes with both answers given the same weight."""
-    step = max(1, -(-len(data.train) // MOST_IMAGES))
-    images, labels = data.train[::step], data.train_labels[::step]
-    note(f"training a classifier of {data.name}'s labels on {len(images):,} images (once; kept in the data folder)")
+class Batches(keras.utils.PyDataset):
+    """Batches of a training set that need not fit in memory, each epoch in an order of its own."""
+
+    def __init__(self, images, labels):
+        super().__init__()
+        self.images, self.labels = images, labels
+        self.random = np.random.default_rng(0)
+        self.on_epoch_end()
+
+    def __len__(self):
+        return -(-len(self.images) // BATCH_SIZE)
+
+    def __getitem__(self, number):
+        rows = np.sort(self.order[number * BATCH_SIZE : (number + 1) * BATCH_SIZE])
+        return self.images[rows], self.labels[rows]
+
+    def on_epoch_end(self):
+        """Shuffle."""
+        self.order = self.random.permutation(len(self.images))
+
+
+def train_classifier(data, folder):
+    """Train on the originals and keep classifier.keras: cross-entropy of classes, or balanced one of attributes."""
+    step = -(-len(data.train) // MOST_IMAGES)
+    batches = Batches(data.train[::step], data.train_labels[::step])
+    note(f"training a classifier of {data.name} on {len(batches.images):,} images (once; kept in the data folder)")
     keras.utils.set_random_seed(0)
-    model = build_classifier(data.image_shape, len(data.label_names), mirror)
-    steps = EPOCHS * -(-len(images) // BATCH_SIZE)
-    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
-    model.compile(keras.optimizers.Adam(rate), loss=[None, label_loss(labels)])
-    model.fit(images, labels, BATCH_SIZE, EPOCHS, verbose=int(sys.stdout.isatty()))
-    return model
+    # Digits are not mirrored: a mirrored 2 is none
+    model = build_classifier(data.image_shape, len(data.label_names), mirror=data.label_names != DIGITS)
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, EPOCHS * len(batches))
+    model.compile(keras.optimizers.Adam(rate), loss=[None, label_loss(batches.labels)])
+    keep = keras.callbacks.ModelCheckpoint(folder / "classifier.keras")
+    model.fit(batches, epochs=EPOCHS, verbose=int(sys.stdout.isatty()), callbacks=[keep], shuffle=False)
 
 
 def build_classifier(image_shape, label_count, mirror):

@@ -9,10 +9,12 @@ README says what each number means. A few minutes a run on two cores, most of th
 """
 
 import argparse
+import functools
 import json
 import math
+import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,29 +22,41 @@ import numpy as np
 import utils  # before TensorFlow: it keeps TensorFlow's start-up log off the terminal
 
 # isort: split
-import keras
 import tensorflow as tf
 
 import measures
 import pictures
 from classifier import load_classifier
-from console import UserError, note, parse_evaluation, progress, reason
+from console import NonFiniteError, UserError, note, parse_evaluation, progress, reason
 from data.datasets import Dataset
-from run_folder import write_json
+from run_folder import load_network, write_json
 
-NLL_SAMPLES = {"fc": 5_000, "conv": 500}  # importance samples an image: convolutions decode about ten times slower
+NLL_SAMPLES = {"fc": 5_000}  # importance samples an image
+NLL_SAMPLES_OF_OTHERS = 500  # convolutions decode about ten times slower
 NLL_IMAGES = {"bernoulli": None, "gaussian": 1_000}  # test images for nll; None: all
-NLL_STEPS = 50  # samples between two moves of the progress bar
-FEATURE_IMAGES = 10_000  # samples, and at most as many training images, for Frechet distances
+NLL_STEPS = 10  # samples between two moves of the progress bar
+SAMPLES = 10_000  # images decoded from N(0, I), and at most as many training images, in the Frechet distances
 SHOWN_ATTRIBUTES = ("Smiling", "Eyeglasses")  # added and taken away in attributes.png
-NEEDED = ("script", "dataset", "image_size", "limit", "pixels_sha256", "z", "likelihood", "binarize", "mirror", "xla")
 ATTRIBUTE_STEP = 1.5  # of the difference between the means of those with and those without
 BATCH = utils.EVALUATION_BATCH
+SETTINGS = {  # what config.json must hold: types, or the values that are known
+    "script": (str,),
+    "dataset": (str,),
+    "data_dir": (str,),
+    "image_size": (int, type(None)),
+    "limit": (int, type(None)),
+    "pixels_sha256": (str,),
+    "z": (int,),
+    "xla": (bool,),
+    "seed": (int,),
+    "likelihood": ("bernoulli", "gaussian"),
+    "binarize": ("none", "dynamic", "threshold"),
+}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run: its settings (config.json), data and model."""
+    """A finished run: its settings (config.json, with the evaluation's seed), data and model."""
 
     folder: Path
     settings: argparse.Namespace
@@ -57,42 +71,65 @@ class Trained:
 
 def load_run(folder, options):
     """The run in `folder` with its data set and networks; UserError if one of them is missing or damaged."""
-    folder = Path(folder)
-    config = read_json(folder / "config.json", (*NEEDED, "data_dir"))
-    sigma = read_json(folder / "metrics.json", ("sigma",))["sigma"] or 1.0
-    settings = argparse.Namespace(**config | {"seed": options.seed, "data_dir": options.data_dir or config["data_dir"]})
-    data = utils.load_dataset(settings.dataset, settings.data_dir, settings.image_size, settings.limit)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name the folder of a finished run, like results/fc_mnist_z2")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: cannot be written to, and evaluation.json has to go there; copy the run elsewhere")
+    config = read_json(folder / "config.json", SETTINGS)
+    settings = argparse.Namespace(**config)
+    settings.training_seed, settings.seed = config["seed"], options.seed
+    settings.data_dir = options.data_dir or config["data_dir"]
+    data = load_data(settings.dataset, settings.data_dir, settings.image_size, settings.limit)
     if data.sha256 != settings.pixels_sha256:
-        raise UserError(f"{folder}: was trained on other images than {settings.dataset} has now in {settings.data_dir}")
-    encoder = load_network(folder / "encoder.keras", data.image_shape, (2 * settings.z,))
-    decoder = load_network(folder / "decoder.keras", (settings.z,), data.image_shape)
-    vae = utils.Vae(encoder, decoder, tf.Variable(math.log(sigma), dtype=tf.float32), settings.likelihood)
-    return Trained(folder, settings, data, vae)
+        where = f"{settings.dataset} in {settings.data_dir}"
+        raise UserError(f"{folder}: was trained on other images than {where} has now; name theirs with --data-dir")
+    if settings.binarize == "threshold":  # nothing of the run has to do with grey
+        data = replace(data, train=np.uint8(255) * (data.train > 127), test=np.uint8(255) * (data.test > 127))
+    encoder = load_half(folder / "encoder.keras", data.image_shape, (2 * settings.z,))
+    decoder = load_half(folder / "decoder.keras", (settings.z,), data.image_shape)
+    log_sigma = tf.Variable(math.log(read_sigma(folder, settings.likelihood)), dtype=tf.float32)
+    return Trained(folder, settings, data, utils.Vae(encoder, decoder, log_sigma, settings.likelihood))
 
 
-def read_json(path, keys):
-    """A JSON object from a file of the run folder; UserError if it is missing, damaged or lacks one of `keys`."""
+@functools.lru_cache(maxsize=1)
+def load_data(*request):
+    """utils.load_dataset, once for runs on the same images."""
+    return utils.load_dataset(*request)
+
+
+def read_json(path, settings):
+    """A JSON object from a file of the run folder; UserError if it is missing, damaged or not as `settings` says."""
     try:
         content = json.loads(path.read_text())
-        missing = [key for key in keys if key not in content]
     except FileNotFoundError:
-        why = "no such folder" if not path.parent.is_dir() else f"no {path.name} in it"
-        raise UserError(f"{path.parent}: {why}; name the folder of a finished run, like results/fc_mnist_z2") from None
-    except (ValueError, TypeError, OSError) as error:
+        way_out = "name the folder of a finished run, or finish this one with --resume"
+        raise UserError(f"{path.parent}: no {path.name} in it; {way_out}") from None
+    except (ValueError, OSError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); train the run anew") from None
-    if missing:
-        raise UserError(f"{path}: lacks {', '.join(missing)}; train the run anew")
+    for name, accepted in settings.items():
+        if not isinstance(content, dict) or name not in content:
+            raise UserError(f"{path}: lacks {name}; train the run anew")
+        if content[name] not in accepted and type(content[name]) not in accepted:
+            raise UserError(f"{path}: {name} is {content[name]!r}, which no run has; train the run anew")
     return content
 
 
-def load_network(path, input_shape, output_shape):
-    """A network of the run folder, in Keras' safe mode; UserError if it is missing, damaged or of other shapes."""
-    try:
-        network = keras.models.load_model(path, compile=False)
-    except Exception as error:  # whatever a damaged archive makes zipfile, json, h5py or Keras raise
-        raise UserError(f"{path}: cannot be read ({reason(error)}); train the run anew") from None
-    if network.input_shape[1:] != tuple(input_shape) or network.output_shape[1:] != tuple(output_shape):
-        raise UserError(f"{path}: is of other shapes than {tuple(input_shape)} -> {tuple(output_shape)}; train anew")
+def read_sigma(folder, likelihood):
+    """Sigma of Gaussian pixels, the one parameter that neither network holds: from metrics.json; else 1."""
+    sigma = read_json(folder / "metrics.json", {"sigma": (float, type(None))})["sigma"]
+    if likelihood == "bernoulli":
+        return 1.0
+    if not (sigma and 0 < sigma < math.inf):
+        raise UserError(f"{folder / 'metrics.json'}: sigma is {sigma}, not a positive number; train the run anew")
+    return sigma
+
+
+def load_half(path, input_shape, output_shape):
+    """The encoder or the decoder; UserError if it is of other shapes than the data and z ask for."""
+    network = load_network(path, "train the run anew")
+    shapes = network.input_shape[1:], network.output_shape[1:]
+    if shapes != (tuple(input_shape), tuple(output_shape)):
+        raise UserError(f"{path}: has shapes {shapes}, not {(tuple(input_shape), tuple(output_shape))}; train anew")
     return network
 
 
@@ -104,27 +141,21 @@ def load_network(path, input_shape, output_shape):
 def evaluate_run(run, options):
     """Write evaluation.json and the pictures of a run; returns the content of evaluation.json."""
     began = time.perf_counter()
-    note(f"{run.folder}: {run.data.name}, {len(run.data.test):,} test images, z = {run.settings.z}")
-    recon, kl, error, means, log_stds = utils.evaluate_images(
-        utils.build_evaluate_call(run.vae, run.settings), run.data.test
-    )
-    ppca = utils.fit_ppca(run.data.train, run.settings.z, limit=len(run.data.train))
-    units = np.mean(utils.kl_to_standard_normal(means, log_stds).numpy(), axis=0, dtype=np.float64)  # (z,)
-    numbers = {
-        "loss": mean_of(recon) + mean_of(kl),
-        "recon": mean_of(recon),
-        "kl": mean_of(kl),
-        "kl_per_unit": sorted(units.tolist(), reverse=True),
-        "active_units": int(np.sum(means.var(axis=0) > utils.ACTIVE_VARIANCE)),
-    }
-    numbers |= pixel_numbers(run, error, means, ppca) | likelihood_numbers(run, means, log_stds, options)
-    numbers |= density_numbers(run, ppca)
-    numbers |= feature_numbers(run, means, ppca)
-    draw_pictures(run, means, units, recon + kl)
-    about = {name: getattr(run.settings, name) for name in ("dataset", "z", "likelihood", "binarize", "seed")}
+    note(f"\n{run.folder}: {run.data.name}, {len(run.data.test):,} test images, z = {run.settings.z}")
+    call = utils.build_evaluate_call(run.vae, run.settings)
+    recon, kl, error, *codes = utils.evaluate_images(call, run.data.test, run.settings)
+    if not np.all(np.isfinite(recon + kl)):
+        raise NonFiniteError(f"{run.folder}: the loss of test image {np.argmin(np.isfinite(recon + kl))} is no number")
+    ppca = utils.fit_ppca(run.data.train, run.settings.z, limit=len(run.data.train), iterations=10)
+    numbers = elbo_numbers(recon, kl, codes) | pixel_numbers(run, error, codes[0], ppca)
+    numbers |= likelihood_numbers(run, codes, options) | density_numbers(run, ppca)
+    found, neighbours = feature_numbers(run, codes[0], ppca)
+    about = {name: getattr(run.settings, name) for name in ("dataset", "script", "z", "likelihood", "binarize")}
+    about |= {"training_seed": run.settings.training_seed, "seed": run.settings.seed}
     about |= {"test_images": len(run.data.test), "seconds": round(time.perf_counter() - began, 1)}
-    write_json(run.folder / "evaluation.json", about | numbers)
-    return numbers
+    write_json(run.folder / "evaluation.json", about | numbers | found)
+    draw_pictures(run, codes, recon + kl, neighbours)
+    return about | numbers | found
 
 
 def mean_of(values):
@@ -137,31 +168,36 @@ def rows_of(count):
     return [slice(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
 
 
-def test_pixels(run, batch, rows):
-    """Test images as the loss saw them: binarised, where the run's are, with the same random numbers.  (B, H, W, C)."""
-    size = min(BATCH, len(run.data.test))
-    padded = np.minimum(np.arange(rows.start, rows.start + size), len(run.data.test) - 1)
-    key = utils.random_key(run.settings.seed, utils.BINARIZE, -1 - batch)
-    return utils.to_pixels(run.data.test[padded], run.settings.binarize, key)[: rows.stop - rows.start]
+def unit_kl(codes):
+    """KL of each latent unit, nats, averaged over the test set: (z,)."""
+    return np.mean(utils.kl_to_standard_normal(*codes).numpy(), axis=0, dtype=np.float64)
 
 
-def likelihood_numbers(run, means, log_stds, options):
+def elbo_numbers(recon, kl, codes):
+    """The test loss and its parts; recon, kl (N,), codes: mean and log-std of q(z|x), each (N, z)."""
+    return {
+        "loss": mean_of(recon) + mean_of(kl),
+        "recon": mean_of(recon),
+        "kl": mean_of(kl),
+        "kl_per_unit": sorted(unit_kl(codes).tolist(), reverse=True),
+        "active_units": int(np.sum(codes[0].var(axis=0) > utils.ACTIVE_VARIANCE)),
+    }
+
+
+def likelihood_numbers(run, codes, options):
     """The importance-weighted bound on -log p(x), nats per image."""
-    samples = options.nll_samples or NLL_SAMPLES[run.settings.script]
+    samples = options.nll_samples or NLL_SAMPLES.get(run.settings.script, NLL_SAMPLES_OF_OTHERS)
     count = min(options.nll_images or NLL_IMAGES[run.settings.likelihood] or math.inf, len(run.data.test))
     call = measures.build_importance_call(run.vae, run.settings)
+    ticks = len(rows_of(count)) * -(-samples // NLL_STEPS)
+    bar = progress(range(ticks), ticks, f"likelihood of {count:,} images, {samples:,} importance samples each")
+    next(bar)  # shows the bar
     parts = []
-
-    def bounds():
-        for batch, rows in enumerate(rows_of(count)):
-            x, codes = test_pixels(run, batch, rows), (tf.constant(means[rows]), tf.constant(log_stds[rows]))
-            yield from measures.importance_weighted_nll(call, x, *codes, samples, batch * samples, NLL_STEPS)
-
-    label = f"likelihood of {count:,} images, {samples:,} importance samples each"
-    total = len(rows_of(count)) * (-(-samples // NLL_STEPS) + 1)
-    for part in progress(bounds(), total, label):
-        if part is not None:
-            parts.append(part)
+    for batch, rows in enumerate(rows_of(count)):
+        x = utils.evaluation_pixels(run.data.test, run.settings, batch)[: rows.stop - rows.start]
+        near = [tf.constant(part[rows]) for part in codes]
+        tick = functools.partial(next, bar, None)
+        parts.append(measures.importance_weighted_nll(call, x, near, samples, batch * samples, NLL_STEPS, tick))
     nll = np.concatenate(parts)
     error = float(nll.std(ddof=1) / math.sqrt(count)) if count > 1 else None
     return {"nll": mean_of(nll), "nll_samples": samples, "nll_images": count, "nll_standard_error": error}
@@ -173,11 +209,10 @@ def density_numbers(run, ppca):
         return {"bits_per_dim": None, "ppca_bits_per_dim": None}
     images, call = run.data.test, measures.build_dequantised_call(run.vae, run.settings)
     vae, linear = [], []
-    for batch, rows in enumerate(rows_of(len(images))):
-        number = tf.constant(batch, tf.int64)
-        vae.append(call(tf.constant(images[rows]), number).numpy())
-        noisy = measures.dequantise(images[rows], run.settings.seed, number).numpy()
-        linear.append(measures.ppca_nll(ppca, noisy.reshape(len(noisy), -1)))
+    for batch, rows in enumerate(progress(rows_of(len(images)), len(rows_of(len(images))))):
+        noisy = measures.dequantise(images[rows], run.settings.seed, tf.constant(batch, tf.int64))
+        vae.append(call(tf.constant(images[rows]), noisy, tf.constant(batch, tf.int64)).numpy())
+        linear.append(measures.ppca_nll(ppca, noisy.numpy().reshape(len(noisy), -1)))
     nats, size = (mean_of(np.concatenate(part)) for part in (vae, linear)), math.prod(run.data.image_shape)
     return dict(zip(("bits_per_dim", "ppca_bits_per_dim"), (measures.bits_per_dim(n, size) for n in nats), strict=True))
 
@@ -185,54 +220,46 @@ def density_numbers(run, ppca):
 def pixel_numbers(run, error, means, ppca):
     """How near reconstructions come to the test images: PSNR, SSIM, and PCA's PSNR."""
     similarity, linear = [], []
-    for batch, rows in enumerate(rows_of(len(means))):
-        x = test_pixels(run, batch, rows)
+    for batch, rows in enumerate(progress(rows_of(len(means)), len(rows_of(len(means))))):
+        x = utils.evaluation_pixels(run.data.test, run.settings, batch)[: rows.stop - rows.start]
         similarity.append(tf.image.ssim(x, run.vae.pixel_means(means[rows]), max_val=1.0).numpy())
         flat = x.numpy().reshape(len(x), -1)
         linear.append(np.square(measures.pca_reconstruction(ppca, flat) - flat).mean(axis=1))
     return {
-        "psnr": mean_of(measures.psnr(error)),
-        "psnr_of_mean_mse": float(measures.psnr(mean_of(error))),
+        "psnr": mean_of(utils.psnr(error)),
+        "psnr_of_mean_mse": float(utils.psnr(mean_of(error))),
         "ssim": mean_of(np.concatenate(similarity)),
-        "pca_psnr_of_mean_mse": float(measures.psnr(mean_of(np.concatenate(linear)))),
+        "pca_psnr_of_mean_mse": float(utils.psnr(mean_of(np.concatenate(linear)))),
     }
 
 
 def feature_numbers(run, means, ppca):
-    """What a classifier of the set's own labels sees: Frechet distances, novelty, attributes kept."""
-    if run.data.train_labels is None:
-        note(f"{run.data.name} has no labels, so there are no features: no Frechet distance, no novelty, no attributes")
-        return {"frechet": None, "novelty": None, "attributes": None}
-    classifier = load_classifier(run.data, run.settings.data_dir, run.settings.mirror)
-    views = describe_views(run, classifier, means, ppca)
-    features = {name: view[0] for name, view in views.items()}
-    spread = np.linspace(0, len(run.data.train) - 1, sample_count(run)).astype(int)
-    frechet = {
-        name: measures.frechet_distance(found, features["originals"])
-        for name, found in {**features, "training": features["training"][spread]}.items()
-        if name in ("samples", "reconstructions", "training")
-    }
-    return {
-        "frechet": frechet | {"images": sample_count(run), "features": features["originals"].shape[1]},
-        "novelty": novelty(run, features),
-        "attributes": attributes(run, {name: view[1] for name, view in views.items()}),
-    }
+    """What a classifier of the set's own labels sees: Frechet distances, novelty, attributes kept.
+
+    Without labels, samples are compared with training images by their pPCA codes, and the rest is None. Returns the
+    numbers, and the rows of the training images nearest to the samples.
+    """
+    data = run.data
+    if data.train_labels is None:
+        note(f"{data.name} has no labels: novelty by principal components, no Frechet distance, no attributes")
+        views = describe_views(run, functools.partial(linear_features, ppca), means, ppca)
+        nearness, neighbours = novelty(views)
+        return {"frechet": None, "novelty": nearness | {"features": "pca"}, "attributes": None}, neighbours
+    views = describe_views(run, load_classifier(data, run.settings.data_dir), means, ppca)
+    nearness, neighbours = novelty(views)
+    found = {"frechet": frechet(run, views), "novelty": nearness | {"features": "classifier"}}
+    return found | {"attributes": attributes(data, views)}, neighbours
 
 
-def sample_count(run):
-    """Samples, and training images beside them, in the Frechet distances."""
-    return min(FEATURE_IMAGES, len(run.data.train))
+def linear_features(ppca, images):
+    """pPCA codes (B, z) as features of images in [0, 1] (B, H, W, C), and no logits."""
+    flat = np.asarray(images).reshape(len(images), -1)
+    return flat @ ppca.encode + ppca.encode_bias, np.zeros((len(flat), 0))
 
 
-def sample_codes(run, count):
-    """Codes (count, z) drawn from N(0, I), the same ones for every run of the same z and seed."""
-    key = utils.random_key(run.settings.seed, utils.SAMPLE, 1)
-    return tf.random.stateless_normal((count, run.settings.z), key)
-
-
-def describe_views(run, classifier, means, ppca):
+def describe_views(run, describe, means, ppca):
     """Features and logits of the test images, of what becomes of them, of training images and of samples."""
-    data, codes = run.data, sample_codes(run, sample_count(run))
+    data = run.data
 
     def linear(x):
         return measures.pca_reconstruction(ppca, x.reshape(len(x), -1) / 255).reshape(x.shape)
@@ -242,45 +269,64 @@ def describe_views(run, classifier, means, ppca):
         "reconstructions": (means, run.vae.pixel_means),
         "pca": (data.test, linear),
         "mean_image": (ppca.decode_bias[None], lambda x: x.reshape(1, *data.image_shape)),
-        "samples": (codes, run.vae.pixel_means),
+        "samples": (sample_codes(run), run.vae.pixel_means),
         "training": (data.train, lambda x: x / 255),
     }
     batches = [(name, rows) for name, (source, _) in views.items() for rows in rows_of(len(source))]
     found = {name: [] for name in views}
     for name, rows in progress(batches, len(batches), "features of test, training, reconstructed and sampled images"):
         source, images = views[name]
-        found[name].append([part.numpy() for part in classifier(images(source[rows]))])
+        found[name].append([np.asarray(part) for part in describe(images(source[rows]))])
     return {name: [np.concatenate(part) for part in zip(*parts, strict=True)] for name, parts in found.items()}
 
 
-def novelty(run, features):
-    """Are samples nearer to the training images than held-out images are?  Draws neighbours.png besides."""
-    samples, neighbours = measures.nearest(features["samples"], features["training"])
-    held_out, _ = measures.nearest(features["originals"], features["training"])
+def sample_codes(run):
+    """Codes (SAMPLES, z) drawn from N(0, I), the same ones for every run of the same z and seed."""
+    return tf.random.stateless_normal((SAMPLES, run.settings.z), utils.random_key(run.settings.seed, utils.SAMPLE, 1))
+
+
+def frechet(run, views):
+    """Squared Frechet distances to the test images; None where there are too few images to have a covariance."""
+    features = {name: view[0] for name, view in views.items()}
+    spread = np.unique(np.linspace(0, len(run.data.train) - 1, SAMPLES).astype(int))
+    features["training"] = features["training"][spread]
+    test, others = features["originals"], ("samples", "reconstructions", "training")
+    if len(test) < 2 or len(spread) < 2:
+        return None
+    distances = {name: measures.frechet_distance(features[name], test) for name in others}
+    counts = {f"{name}_images": len(features[name]) for name in others}
+    accuracy = measures.accuracy(views["originals"][1], run.data.test_labels)
+    return distances | counts | {"features": test.shape[1], "classifier_accuracy": accuracy}
+
+
+def novelty(views):
+    """Are samples nearer to the training images than held-out images are?  And the training images they are next to."""
+    training = views["training"][0]
+    samples, neighbours = measures.nearest(views["samples"][0], training)
+    held_out, _ = measures.nearest(views["originals"][0], training)
     statistic, share = measures.copying_statistic(samples, held_out)
-    draw_neighbours(run, neighbours)
     return {
         "c_t": statistic,
         "share_nearer_than_held_out": share,
         "median_distance_of_samples": float(np.median(samples)),
         "median_distance_of_held_out": float(np.median(held_out)),
-    }
+    }, neighbours
 
 
-def attributes(run, logits):
+def attributes(data, views):
     """For each attribute, recall of those who have it and of those who lack it, and what reconstruction leaves."""
-    labels = run.data.test_labels
+    labels = data.test_labels
     if labels.ndim == 1:
         return None
-    views = ("originals", "reconstructions", "pca", "mean_image")
-    found = {view: measures.recalls(np.broadcast_to(logits[view] > 0, labels.shape), labels) for view in views}
+    names = ("originals", "reconstructions", "pca", "mean_image")
+    found = {name: measures.recalls(np.broadcast_to(views[name][1] > 0, labels.shape), labels) for name in names}
     table = {}
-    for column, name in enumerate(run.data.label_names):
-        table[name] = {}
+    for column, attribute in enumerate(data.label_names):
+        table[attribute] = {}
         for side, answer in enumerate(("presence", "absence")):
-            recall = {view: number(found[view][side][column]) for view in views}
+            recall = {name: number(found[name][side][column]) for name in names}
             kept = recall["reconstructions"] / recall["originals"] if recall["originals"] else None
-            table[name][answer] = recall | {"retention": kept}
+            table[attribute][answer] = recall | {"retention": kept}
     return table
 
 
@@ -302,11 +348,13 @@ PICTURES = {
 }
 
 
-def draw_pictures(run, means, units, loss):
-    """Write the pictures of a run but neighbours.png; means (N, z), KL of each unit (z,), loss of each image (N,)."""
-    draw_traversals(run, means, units)
+def draw_pictures(run, codes, loss, neighbours):
+    """Write the pictures of a run; codes: mean and log-std of q(z|x), each (N, z); loss of each test image (N,)."""
+    means = codes[0]
+    draw_traversals(run, means, unit_kl(codes))
     draw_interpolation(run, means)
     draw_pairs(run, means, loss)
+    draw_neighbours(run, neighbours)
     names = [name for name in SHOWN_ATTRIBUTES if name in run.data.label_names]
     if names and run.data.train_labels is not None:
         draw_attributes(run, means, names)
@@ -365,7 +413,7 @@ def draw_pairs(run, means, loss, count=10):
 
 def draw_neighbours(run, neighbours, count=20, columns=10):
     """Samples above their nearest training images, in the features; neighbours: their rows in the training set."""
-    samples = decode(run, sample_codes(run, sample_count(run))[:count])
+    samples = decode(run, sample_codes(run)[:count])
     nearest = run.data.train[neighbours[:count]].astype(np.float32) / 255
     columns = min(columns, len(samples))
     caption = f"{run.folder.name}: samples above their nearest training images"
@@ -376,10 +424,10 @@ def draw_neighbours(run, neighbours, count=20, columns=10):
 
 def draw_attributes(run, means, names, count=10):
     """Faces with an attribute added and taken away, along the difference of the mean codes with it and without it."""
-    step = max(1, len(run.data.train) // FEATURE_IMAGES)
+    step = max(1, len(run.data.train) // SAMPLES)
     images, labels = run.data.train[::step], run.data.train_labels[::step]
-    rows = [run.vae.posterior(utils.to_pixels(images[rows], "none", None))[0] for rows in rows_of(len(images))]
-    codes = np.concatenate(rows)
+    batches = progress(rows_of(len(images)), len(rows_of(len(images))))
+    codes = np.concatenate([run.vae.posterior(utils.to_pixels(images[rows], "none", None))[0] for rows in batches])
     chosen = utils.picture_rows(run.data, count)
     columns, heads = [originals(run, chosen), decode(run, means[chosen])], ["original", "reconstruction"]
     for name in names:
@@ -406,7 +454,7 @@ def draw_summary(path, runs, count=10):
             key = utils.random_key(run.settings.seed, utils.BINARIZE, -1)
             x = utils.to_pixels(data.test[chosen], run.settings.binarize, key)
             below = run.vae.pixel_means(run.vae.posterior(x)[0])
-            samples = decode(run, sample_codes(run, len(chosen)))
+            samples = decode(run, sample_codes(run)[: len(chosen)])
             rows.append(np.concatenate([below, np.ones((1, *data.image_shape)), samples]))
         caption = f"{data.name}: left, test images and what each run makes of them; right, samples of each"
         labels = ["test images", *[run.folder.name for run in peers]]
@@ -419,22 +467,29 @@ def draw_summary(path, runs, count=10):
 # The table
 # ---------------------------------------------------------------------------------------------------------------
 
-COLUMNS = {  # heading: how to write it; "-" where a run has no such number
-    "loss": lambda n: f"{n['loss']:,.2f}",
-    "recon": lambda n: f"{n['recon']:,.2f}",
-    "KL": lambda n: f"{n['kl']:.2f}",
-    "active": lambda n: f"{n['active_units']}/{len(n['kl_per_unit'])}",
-    "NLL": lambda n: f"{n['nll']:,.2f}",
-    "bits/dim": lambda n: f"{n['bits_per_dim']:.3f}",
-    "(pPCA)": lambda n: f"{n['ppca_bits_per_dim']:.3f}",
-    "PSNR": lambda n: f"{n['psnr_of_mean_mse']:.2f}",
-    "(PCA)": lambda n: f"{n['pca_psnr_of_mean_mse']:.2f}",
-    "SSIM": lambda n: f"{n['ssim']:.3f}",
-    "Frechet": lambda n: f"{n['frechet']['samples']:.2f}",
-    "(recon.)": lambda n: f"{n['frechet']['reconstructions']:.2f}",
-    "(train)": lambda n: f"{n['frechet']['training']:.2f}",
-    "C_T": lambda n: f"{n['novelty']['c_t']:+.1f}",
+COLUMNS = {  # heading: (where the number lies in evaluation.json, its format)
+    "loss": ("loss", ",.2f"),
+    "recon": ("recon", ",.2f"),
+    "KL": ("kl", ".2f"),
+    "active": ("active_units", "d"),
+    "NLL": ("nll", ",.2f"),
+    "bits/dim": ("bits_per_dim", ".3f"),
+    "(pPCA)": ("ppca_bits_per_dim", ".3f"),
+    "PSNR": ("psnr_of_mean_mse", ".2f"),
+    "(PCA)": ("pca_psnr_of_mean_mse", ".2f"),
+    "SSIM": ("ssim", ".3f"),
+    "Frechet": ("frechet.samples", ".2f"),
+    "(recon.)": ("frechet.reconstructions", ".2f"),
+    "(train)": ("frechet.training", ".2f"),
+    "C_T": ("novelty.c_t", "+.1f"),
 }
+
+
+def cell(numbers, place, form):
+    """A number as text; nothing where the run has none."""
+    for key in place.split("."):
+        numbers = numbers and numbers[key]
+    return "" if numbers is None else format(numbers, form)
 
 
 def table(rows):
@@ -445,18 +500,14 @@ def table(rows):
 
 
 def print_tables(names, results):
-    """A row a run; below, the attributes of faces."""
-    rows = [["run", *COLUMNS]]
-    for name, numbers in zip(names, results, strict=True):
-        cells = []
-        for write in COLUMNS.values():
-            try:
-                cells.append(write(numbers))
-            except TypeError:  # None
-                cells.append("-")
-        rows.append([name, *cells])
-    note("\n" + "\n".join(table(rows)))
-    note("losses and NLL in nats per image; PSNR in dB, of the mean squared error; (in brackets: what to compare with)")
+    """A row a run, without columns that none of them fills; below, the attributes of faces."""
+    columns = [[heading, *(cell(numbers, *what) for numbers in results)] for heading, what in COLUMNS.items()]
+    rows = zip(["run", *names], *(column for column in columns if any(column[1:])), strict=True)
+    note("\n" + "\n".join(table([list(row) for row in rows])))
+    note(
+        "loss, recon, KL and NLL (a tighter bound) in nats per image; bits/dim of dequantised pixels, a true bound;\n"
+        "PSNR in dB, of the mean squared error; C_T below -3: copies of training images; (in brackets: to compare with)"
+    )
     for name, numbers in zip(names, results, strict=True):
         if numbers["attributes"]:
             print_attributes(name, numbers["attributes"])
@@ -478,7 +529,8 @@ def print_attributes(name, found):
 def main(argv=None):
     """Evaluate each run; returns the contents of their evaluation.json."""
     options = parse_evaluation(__doc__, argv)
-    runs = [load_run(folder, options) for folder in options.runs]
+    folders = dict.fromkeys(Path(folder).resolve() for folder in options.runs)  # each once, "." by its name
+    runs = [load_run(folder, options) for folder in folders]
     results = [evaluate_run(run, options) for run in runs]
     print_tables([run.folder.name for run in runs], results)
     for run in runs:
@@ -488,7 +540,7 @@ def main(argv=None):
                 note(f"  {run.folder / name}  {content}")
     if len(runs) > 1:
         draw_summary(Path(options.out) / "summary.png", runs)
-        note(f"  {Path(options.out) / 'summary.png'}  the same test images and samples of each run")
+        note(f"\n{Path(options.out) / 'summary.png'}  the same test images and samples of each run")
     return results
 
 

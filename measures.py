@@ -12,12 +12,13 @@ import math
 import numpy as np
 
 import utils
+from console import progress
 
 # isort: split
 import tensorflow as tf
 
 GREY_LEVELS = 255  # steps between black and white of an 8-bit pixel
-NEAREST_BLOCK = 200  # rows of a distance matrix held at once
+DISTANCES = 4_000_000  # of a distance matrix held at once
 
 # ---------------------------------------------------------------------------------------------------------------
 # Likelihood bounds
@@ -49,20 +50,19 @@ def build_importance_call(vae, settings):
     return importance_call
 
 
-def importance_weighted_nll(importance_call, x, mean, log_std, samples, first, steps):
-    """-log of the mean of `samples` importance weights per image, nats: an upper bound of -log p(x), tighter with more.
+def importance_weighted_nll(importance_call, x, codes, samples, first, steps, tick=lambda: None):
+    """-log of the mean of `samples` importance weights per image, nats, (B,): an upper bound of -log p(x).
 
-    Burda et al. 2016, equation 8; with one sample, minus the ELBO with the sampled KL. x: (B, H, W, C); mean, log_std
-    of q(z|x): (B, z); `first`: number of the first noise; `steps`: samples between two yields. Yields None while it
-    goes on, and at the end (B,).
+    The tighter, the more samples (Burda et al. 2016, equation 8); with one, minus the ELBO with the KL as sampled.
+    x: (B, H, W, C); codes: mean and log-std of q(z|x), each (B, z); `first`: number of the first noise; tick(): called
+    after every `steps` samples.
     """
     largest, scaled_sum = tf.fill([len(x)], tf.float32.min), tf.zeros(len(x))
     for done in range(0, samples, steps):
-        count = tf.constant(min(steps, samples - done))
-        begin = tf.constant(first + done, tf.int64)
-        largest, scaled_sum = importance_call(x, mean, log_std, largest, scaled_sum, begin, count)
-        yield None
-    yield math.log(samples) - np.log(scaled_sum.numpy().astype(np.float64)) - largest.numpy()
+        count, begin = tf.constant(min(steps, samples - done)), tf.constant(first + done, tf.int64)
+        largest, scaled_sum = importance_call(x, *codes, largest, scaled_sum, begin, count)
+        tick()
+    return math.log(samples) - np.log(scaled_sum.numpy().astype(np.float64)) - largest.numpy()
 
 
 def dequantise(images, seed, batch):
@@ -77,14 +77,15 @@ def dequantise(images, seed, batch):
 def build_dequantised_call(vae, settings):
     """The compiled bound for bits per dimension: minus the ELBO of dequantised images, nats, (B,).
 
-    The encoder sees the image without the noise, as in training: any q gives a bound.
+    dequantised_call(images, noisy, batch): the encoder sees the uint8 images without the noise of `noisy`, as in
+    training: any q gives a bound.
     """
 
     @tf.function(jit_compile=settings.xla)
-    def dequantised_call(images, batch):
+    def dequantised_call(images, noisy, batch):
         mean, log_std = vae.posterior(utils.to_pixels(images, "none", None))
         noise = tf.random.stateless_normal(tf.shape(mean), utils.random_key(settings.seed, utils.EVALUATE, batch))
-        recon = -vae.log_prob(dequantise(images, settings.seed, batch), mean + tf.exp(log_std) * noise)
+        recon = -vae.log_prob(noisy, mean + tf.exp(log_std) * noise)
         return recon + tf.reduce_sum(utils.kl_to_standard_normal(mean, log_std), axis=-1)
 
     return dequantised_call
@@ -152,10 +153,14 @@ def nearest(features, reference):
     """For each row of `features` (N, F), the distance to the nearest row of `reference` (M, F), and its number."""
     reference = np.asarray(reference, np.float64)
     squares = np.square(reference).sum(axis=1)
+    size = max(1, DISTANCES // len(reference))
+    starts = range(0, len(features), size)
     rows = []
-    for start in range(0, len(features), NEAREST_BLOCK):
-        block = np.asarray(features[start : start + NEAREST_BLOCK], np.float64)
-        rows.append(np.argmin(squares - 2 * block @ reference.T, axis=1))  # up to the block's own square
+    for start in progress(starts, len(starts)):
+        distances = np.asarray(features[start : start + size], np.float64) @ reference.T
+        distances *= -2
+        distances += squares  # up to the square of the block's own features, which changes no order
+        rows.append(np.argmin(distances, axis=1))
     rows = np.concatenate(rows)
     return np.linalg.norm(features - reference[rows], axis=1), rows
 
@@ -177,13 +182,8 @@ def copying_statistic(samples, held_out):
 
 
 # ---------------------------------------------------------------------------------------------------------------
-# Pixels and attributes
+# Attributes
 # ---------------------------------------------------------------------------------------------------------------
-
-
-def psnr(squared_error):
-    """Peak signal-to-noise ratio, dB, of mean squared errors of pixels in [0, 1]; at most 100 dB, an exact copy."""
-    return -10 * np.log10(np.maximum(squared_error, 1e-10))
 
 
 def recalls(predicted, labels):
@@ -196,3 +196,10 @@ def recalls(predicted, labels):
         presence = (predicted & labels).sum(axis=0) / labels.sum(axis=0)
         absence = (~predicted & ~labels).sum(axis=0) / (~labels).sum(axis=0)
     return presence, absence
+
+
+def accuracy(logits, labels):
+    """Share of right answers: of classes, labels (N,); of attributes, labels (N, A), the mean of their recalls."""
+    if labels.ndim == 1:
+        return float(np.mean(np.argmax(logits, axis=1) == labels))
+    return float(np.nanmean(recalls(logits > 0, labels)))

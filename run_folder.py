@@ -11,7 +11,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from console import UserError, note
+from console import UserError, note, reason
 
 FREE_TO_CHANGE = {"epochs", "resume", "data_dir", "out", "name", "versions", "git_commit", "command"}  # on --resume
 
@@ -110,6 +110,16 @@ def read_rows(path):
             ]
     except (FileNotFoundError, ValueError, TypeError):
         return []
+
+
+def load_network(path, way_out):
+    """A network kept by Keras, in its safe mode; UserError, with the way out, if it is missing or damaged."""
+    from keras.models import load_model  # here, because Keras takes seconds to import and most messages need none of it
+
+    try:
+        return load_model(path, compile=False)
+    except Exception as error:  # whatever a damaged archive makes zipfile, json, h5py or Keras raise
+        raise UserError(f"{path}: cannot be read ({reason(error)}); {way_out}") from None
 
 
 def write_rows(path, rows):

@@ -23,6 +23,7 @@ with quiet_stderr():
     import keras
     import tensorflow as tf
 
+    tf.get_logger().setLevel("ERROR")  # its advice on retracing means nothing to a user
     GPUS = tf.config.list_physical_devices("GPU")
 
 __all__ = ["launch", "load_dataset", "parse_settings", "train"]  # what a script needs
@@ -155,7 +156,7 @@ def principal_components(images, count, seed, mirror=False, iterations=4):
     mean32 = mean.astype(np.float32)
     trace = sum(np.square(block(rows) - mean32).sum(dtype=np.float64) for rows in blocks) / total
     product = np.random.default_rng(seed).standard_normal((size, min(count + 16, size))).astype(np.float32)
-    for _ in range(iterations):
+    for _ in progress(range(iterations), iterations):
         basis, _ = np.linalg.qr(product)
         centred = (block(rows) - mean32 for rows in blocks)
         product = sum(x.T @ (x @ basis) for x in centred) / total
@@ -164,7 +165,7 @@ def principal_components(images, count, seed, mirror=False, iterations=4):
     return mean, basis @ rotation[:, largest], np.maximum(values[largest], 0), trace
 
 
-def fit_ppca(images, z, seed=0, mirror=False, limit=50_000):
+def fit_ppca(images, z, seed=0, mirror=False, limit=50_000, iterations=4):
     """Maximum-likelihood pPCA with z units from at most `limit` evenly spaced uint8 images (N, H, W, C).
 
     With `mirror`, from their mirror images too: what training sees is what the fit must see.
@@ -172,7 +173,7 @@ def fit_ppca(images, z, seed=0, mirror=False, limit=50_000):
     tight bound. Directions without variance get weight 0 (posterior = prior).
     """
     images = images[:: max(1, len(images) // limit)]
-    mean, vectors, values, trace = principal_components(images, z, seed, mirror)
+    mean, vectors, values, trace = principal_components(images, z, seed, mirror, iterations)
     variance = max((trace - values.sum()) / max(1, len(mean) - len(values)), SIGMA_FLOOR**2)
     gain = np.zeros(z)
     posterior_variance = np.ones(z)
@@ -205,7 +206,7 @@ def start_at_ppca(encoder, decoder, ppca, log_std_bound):
 
 
 def build_optimizer(settings, variables, steps):
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with linear warm-up and global-norm clipping.
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with linear warm-up; for gradients clipped by clip_gradients.
 
     The rate does not decay: averaging the weights does that work better, and needs no end of the run to be known.
     Weight decay is for matrices and filters; biases hold what pPCA has set. It is asked for per epoch of `steps` steps,
@@ -213,10 +214,22 @@ def build_optimizer(settings, variables, steps):
     """
     rate = keras.optimizers.schedules.PolynomialDecay(0.0, settings.warmup_steps, settings.learning_rate)
     decay = settings.decay_per_epoch / (steps * settings.learning_rate)
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=settings.gradient_clip)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=decay)
     optimizer.exclude_from_weight_decay([variable for variable in variables if len(variable.shape) < 2])
     optimizer.build(variables)
     return optimizer
+
+
+def clip_gradients(gradients, limit):
+    """Scale gradients down together, to a global norm of at most `limit`; not a number where the norm is not finite.
+
+    As tf.clip_by_global_norm, whose sum of squares XLA on a CPU forms one number after the other: a tenth of a dense
+    net's step. A product with a vector of ones sums as many columns at once as the processor has lanes.
+    """
+    squares = [tf.reshape(tf.square(g), (-1, g.shape[-1] if len(g.shape) > 1 else 1)) for g in gradients]
+    norm = tf.sqrt(tf.add_n([tf.reduce_sum(tf.linalg.matvec(s, tf.ones(s.shape[-1]))) for s in squares]))
+    scale = tf.where(tf.math.is_finite(norm), limit / tf.maximum(norm, limit), math.nan)
+    return [gradient * scale for gradient in gradients]
 
 
 def average_rate(power, step, steps):
@@ -256,7 +269,7 @@ def build_train_call(vae, average, optimizer, settings):
     # Both under XLA, also where the networks are not: one pass over the weights for all of an update's operations.
     @tf.function(jit_compile=True)
     def update(gradients):
-        optimizer.apply(gradients, variables)
+        optimizer.apply(clip_gradients(gradients, settings.gradient_clip), variables)
 
     @tf.function(jit_compile=True)
     def update_average(rate):
@@ -292,8 +305,7 @@ def build_evaluate_call(vae, settings):
     """
 
     @tf.function(jit_compile=settings.xla)
-    def evaluate_call(images, batch):
-        x = to_pixels(images, settings.binarize, random_key(settings.seed, BINARIZE, -1 - batch))
+    def evaluate_call(x, batch):
         noise = tf.random.stateless_normal((tf.shape(x)[0], settings.z), random_key(settings.seed, EVALUATE, batch))
         recon, kl = vae.elbo_terms(x, noise)
         mean, log_std = vae.posterior(x)
@@ -303,14 +315,30 @@ def build_evaluate_call(vae, settings):
     return evaluate_call
 
 
-def evaluate_images(evaluate_call, images):
+def evaluate_images(evaluate_call, images, settings):
     """`evaluate_call` over uint8 images (N, H, W, C): its five results, each of N rows."""
-    size = min(EVALUATION_BATCH, len(images))
+    batches = range(-(-len(images) // EVALUATION_BATCH))
     parts = []
-    for batch, start in enumerate(range(0, len(images), size)):
-        rows = np.minimum(np.arange(start, start + size), len(images) - 1)  # one shape, so one compilation
-        parts.append([part.numpy() for part in evaluate_call(tf.constant(images[rows]), tf.constant(batch, tf.int64))])
+    for batch in progress(batches, len(batches)):
+        x = evaluation_pixels(images, settings, batch)
+        parts.append([part.numpy() for part in evaluate_call(x, tf.constant(batch, tf.int64))])
     return [np.concatenate(part)[: len(images)] for part in zip(*parts, strict=True)]
+
+
+def evaluation_pixels(images, settings, batch):
+    """Test batch number `batch` as the loss sees it, float32, the last one filled up: one shape, so one compilation.
+
+    Always drawn outside XLA, which makes other random numbers of the same key: so every run that binarises with the
+    same seed, and everything that looks at its test images again, has the same pixels.
+    """
+    size = min(EVALUATION_BATCH, len(images))
+    rows = np.minimum(np.arange(batch * size, (batch + 1) * size), len(images) - 1)
+    return to_pixels(images[rows], settings.binarize, random_key(settings.seed, BINARIZE, -1 - batch))
+
+
+def psnr(squared_error):
+    """Peak signal-to-noise ratio, dB, of mean squared errors of pixels in [0, 1]; at most 100 dB, an exact copy."""
+    return -10 * np.log10(np.maximum(squared_error, 1e-10))
 
 
 def check_finite(terms, epoch, first_step, folder):
@@ -406,7 +434,7 @@ def run_epoch(run, train_call, evaluate_call, epoch):
     began = time.perf_counter()
     train_terms = train_epoch(run, train_call, epoch)
     training_seconds = time.perf_counter() - began
-    recon, kl, _, means, _ = evaluate_images(evaluate_call, run.data.test)
+    recon, kl, _, means, _ = evaluate_images(evaluate_call, run.data.test, run.settings)
     check_finite(np.stack([recon, kl], axis=-1), epoch, 0, run.folder)
     test_terms = np.array([recon.mean(dtype=np.float64), kl.mean(dtype=np.float64)])
     active_units = int(np.sum(means.var(axis=0) > ACTIVE_VARIANCE))
@@ -467,14 +495,13 @@ def print_row(row, settings):
 
 def finish(run, evaluate_call):
     """Save the networks, the pictures and metrics.json, and say where they are; returns the content of metrics.json."""
-    _, _, error, means, _ = evaluate_images(evaluate_call, run.data.test)
+    _, _, error, means, _ = evaluate_images(evaluate_call, run.data.test, run.settings)
     draw_pictures(run, means)
     for name, model in (("encoder.keras", run.average.encoder), ("decoder.keras", run.average.decoder)):
         replace_with(run.folder / name, model.save)
-    error = np.maximum(error, 1e-10)  # 100 dB: an exact copy
     metrics = run.rows[-1] | {
-        "test_psnr": float(np.mean(-10 * np.log10(error), dtype=np.float64)),
-        "test_psnr_of_mean_mse": float(-10 * np.log10(error.mean(dtype=np.float64))),
+        "test_psnr": float(psnr(error).mean(dtype=np.float64)),
+        "test_psnr_of_mean_mse": float(psnr(error.mean(dtype=np.float64))),
         "likelihood": run.settings.likelihood,
         "binarize": run.settings.binarize,
         "parameters": count_parameters(run.vae),

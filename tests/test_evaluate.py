@@ -17,10 +17,13 @@ import vae_fc
 from console import UserError
 from data import datasets
 
+# isort: split
+import tensorflow as tf
+
 KEYS = {
     *"loss recon kl kl_per_unit active_units nll nll_samples nll_images nll_standard_error bits_per_dim".split(),
     *"psnr psnr_of_mean_mse ssim pca_psnr_of_mean_mse ppca_bits_per_dim frechet novelty attributes".split(),
-    *"dataset z likelihood binarize seed test_images seconds".split(),
+    *"dataset script z likelihood binarize training_seed seed test_images seconds".split(),
 }
 PICTURES = {*"traversals.png interpolation.png pairs.png neighbours.png".split()}
 
@@ -32,6 +35,7 @@ def quick(monkeypatch, small_sets):
     monkeypatch.setattr(vae_fc, "XLA", False)
     monkeypatch.setattr(classifier, "EPOCHS", 1)
     monkeypatch.setattr(classifier, "FILTERS", (4, 4, 4))
+    monkeypatch.setattr(evaluate, "SAMPLES", 100)
 
 
 def train(script, out, *flags):
@@ -51,7 +55,9 @@ def check_consistent(numbers):
     assert sum(numbers["kl_per_unit"]) == pytest.approx(numbers["kl"], rel=1e-4)
     assert numbers["nll"] < numbers["loss"] + 3 * numbers["nll_standard_error"]
     assert -1 <= numbers["ssim"] <= 1 and numbers["psnr"] > 0
-    assert numbers["frechet"]["training"] >= 0 and {"samples", "reconstructions", "images"} < set(numbers["frechet"])
+    assert all(numbers["frechet"][view] >= 0 for view in ("samples", "reconstructions", "training"))
+    assert numbers["frechet"]["samples_images"] == evaluate.SAMPLES
+    assert 0 <= numbers["frechet"]["classifier_accuracy"] <= 1
     assert 0 <= numbers["novelty"]["share_nearer_than_held_out"] <= 1
 
 
@@ -104,12 +110,45 @@ def check_attributes(table):
         assert None in both or sorted(both) == [0, 1], "one face has one answer for all"
 
 
+def test_the_binarised_test_set_is_one_for_all(small_sets, finished_run, tmp_path, monkeypatch):
+    """Codes are those of the very pixels that nll and SSIM are about, under XLA too, where random numbers differ."""
+    data = utils.load_dataset("toy-digits", evaluate.os.environ["VAE_DATA"])
+    chosen = evaluate.argparse.Namespace(seed=3, binarize="dynamic", xla=True, z=2)
+    networks = [evaluate.load_network(finished_run / f"{name}.keras", "") for name in ("encoder", "decoder")]
+    vae = utils.Vae(*networks, tf.Variable(0.0), "bernoulli")
+    _, _, error, means, _ = utils.evaluate_images(utils.build_evaluate_call(vae, chosen), data.test, chosen)
+    x = utils.evaluation_pixels(data.test, chosen, 0)
+    np.testing.assert_allclose(means, vae.posterior(x)[0], atol=1e-4)
+    np.testing.assert_allclose(error, np.square(vae.pixel_means(means) - x).mean(axis=(1, 2, 3)), atol=1e-5)
+
+
+def test_one_image(quick, tmp_path):
+    """No spread of one test image, no pairs, no covariance: what cannot be said is null, and the rest is there."""
+    vae_fc.main(["--epochs", "1", "--limit", "1", "--out", str(tmp_path)])
+    folder = tmp_path / "fc_toy-digits_z2"
+    evaluate.main([str(folder), str(folder), "--nll-samples", "5"])
+    numbers = evaluated(folder)
+    assert numbers["frechet"] is numbers["nll_standard_error"] is None and math.isfinite(numbers["nll"])
+
+
+def test_threshold_leaves_no_grey(quick, tmp_path):
+    train(vae_fc, tmp_path, "--binarize", "threshold")
+    options = evaluate.parse_evaluation("", [str(tmp_path / "fc_toy-digits_z2")])
+    run = evaluate.load_run(tmp_path / "fc_toy-digits_z2", options)
+    assert set(np.unique(run.data.train)) == {0, 255}
+    np.testing.assert_array_equal(
+        utils.evaluation_pixels(run.data.test, run.settings, 0), run.data.test.astype(np.float32) / 255
+    )
+
+
 def test_images_without_labels(quick, tmp_path, image_folder, capsys):
     train(vae_fc, tmp_path, "--dataset", image_folder, "--image-size", 32, "--z", 3)
     folder = tmp_path / "fc_my_images_z3"
     evaluate.main([str(folder), "--nll-samples", "5"])
     numbers = evaluated(folder)
-    assert numbers["frechet"] is numbers["novelty"] is numbers["attributes"] is None
+    assert numbers["frechet"] is numbers["attributes"] is None
+    assert numbers["novelty"]["features"] == "pca"
+    assert {path.name for path in folder.glob("*.png")} == PICTURES
     assert math.isfinite(numbers["bits_per_dim"]) and "no labels" in capsys.readouterr().out
 
 
@@ -127,19 +166,30 @@ def write(path, content):
     path.write_text(content)
 
 
+def edit(path, **changes):
+    write(path, json.dumps(json.loads(path.read_text()) | changes))
+
+
 DAMAGES = {  # what is done to a run folder: what the message must name
     "no folder": (lambda run: shutil.rmtree(run), "no such folder"),
     "unfinished": (lambda run: (run / "metrics.json").unlink(), "no metrics.json in it"),
     "no config": (lambda run: (run / "config.json").unlink(), "no config.json in it"),
     "config is no JSON": (lambda run: write(run / "config.json", "{"), "config.json: cannot be read"),
-    "config is a list": (lambda run: write(run / "config.json", "[]"), "config.json: lacks"),
-    "config is a number": (lambda run: write(run / "config.json", "5"), "config.json: cannot be read"),
+    "config is a list": (lambda run: write(run / "config.json", "[]"), "config.json: lacks script"),
+    "config is a number": (lambda run: write(run / "config.json", "5"), "config.json: lacks script"),
     "config lacks a key": (lambda run: write(run / "config.json", '{"z": 2}'), "config.json: lacks script"),
+    "z is no number": (lambda run: edit(run / "config.json", z=None), "config.json: z is None"),
+    "unknown pixels": (lambda run: edit(run / "config.json", likelihood="x"), "config.json: likelihood is 'x'"),
+    "no sigma": (
+        lambda run: (edit(run / "config.json", likelihood="gaussian"), edit(run / "metrics.json", sigma=0.0)),
+        "metrics.json: sigma is 0.0",
+    ),
+    "a file": (lambda run: (shutil.rmtree(run), write(run, "")), "no such folder"),
     "no encoder": (lambda run: (run / "encoder.keras").unlink(), "encoder.keras: cannot be read"),
     "damaged decoder": (lambda run: write(run / "decoder.keras", "no zip"), "decoder.keras: cannot be read"),
     "swapped": (
         lambda run: shutil.copy(run / "decoder.keras", run / "encoder.keras"),
-        "encoder.keras: is of other shapes",
+        "encoder.keras: has shapes",
     ),
 }
 
@@ -196,17 +246,17 @@ def test_from_the_shell(tmp_path):
 
 
 def test_classifier_finds_planted_labels(tmp_path):
-    """A bright left half, and a bright right half that one image in twelve has: both answers are recognised."""
+    """A bright upper half, and a bright lower half that one image in twelve has: both answers are recognised."""
     random = np.random.default_rng(0)
     labels = (random.random((700, 2)) < [0.5, 0.08]).astype(np.uint8)
     images = random.integers(0, 100, (700, 16, 16, 1), np.uint8)
-    images[:, :, :8] += 100 * labels[:, 0, None, None, None]
-    images[:, :, 8:] += 100 * labels[:, 1, None, None, None]
-    data = datasets.Dataset("halves", images[:600], images[600:], labels[:600], labels[600:], ("left", "right"), "x")
-    describe = classifier.load_classifier(data, tmp_path, mirror=False)
+    images[:, :8] += 100 * labels[:, 0, None, None, None]
+    images[:, 8:] += 100 * labels[:, 1, None, None, None]
+    data = datasets.Dataset("halves", images[:600], images[600:], labels[:600], labels[600:], ("up", "low"), "x")
+    describe = classifier.load_classifier(data, tmp_path)
     features, logits = describe(data.test / 255)
     assert features.shape == (100, classifier.FEATURES)
     presence, absence = evaluate.measures.recalls(logits.numpy() > 0, data.test_labels)
     assert min(*presence, *absence) > 0.9
-    again = classifier.load_classifier(data, tmp_path, mirror=False)
+    again = classifier.load_classifier(data, tmp_path)
     np.testing.assert_array_equal(again(data.test / 255)[1], logits)

@@ -44,6 +44,11 @@ def test_every_command_is_understood(command):
     assert settings.z and settings.epochs
 
 
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python evaluate.py ")])
+def test_every_evaluation_is_understood(command):
+    assert console.parse_evaluation("", shlex.split(command)[2:]).runs
+
+
 @pytest.mark.parametrize("page", ["README.md", "data/README.md", "results/README.md"])
 def test_every_link_leads_somewhere(page):
     text = (ROOT / page).read_text()

@@ -1,6 +1,7 @@
 """The parts of training: order of images, mirroring, averaged weights, learning rate, weight decay, finite numbers."""
 
 import argparse
+import math
 
 import numpy as np
 import pytest
@@ -84,10 +85,11 @@ def test_evaluation_counts_every_image_once(monkeypatch):
     The noise of the reconstruction term differs with the batches; KL, squared error and means do not depend on it.
     """
     images = np.random.default_rng(0).integers(0, 256, (61, 6, 6, 1), np.uint8)
-    call = utils.build_evaluate_call(small_run("bernoulli"), settings(binarize="none", xla=False))
-    whole = utils.evaluate_images(call, images)
+    chosen = settings(binarize="none", xla=False)
+    call = utils.build_evaluate_call(small_run("bernoulli"), chosen)
+    whole = utils.evaluate_images(call, images, chosen)
     monkeypatch.setattr(utils, "EVALUATION_BATCH", 7)
-    parts = utils.evaluate_images(call, images)
+    parts = utils.evaluate_images(call, images, chosen)
     assert {len(part) for part in (*whole, *parts)} == {61}
     for one, other in zip(whole[1:], parts[1:], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
@@ -146,3 +148,21 @@ def test_pictures_show_people_with_glasses():
     labels[[3, 77, 150], 1] = 1
     data = utils.Dataset("faces", *[np.zeros((200, 4, 4, 3), np.uint8)] * 2, labels, labels, ("Smiling", "Eyeglasses"))
     assert {3, 77, 150} <= set(utils.picture_rows(data, 40))
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_clipping_is_by_the_global_norm(xla):
+    random = np.random.default_rng(0)
+    gradients = [tf.constant(random.standard_normal(shape), tf.float32) for shape in [(3, 4), (2, 2, 3, 5), (7,), ()]]
+    norm = math.sqrt(sum(np.square(g.numpy().astype(np.float64)).sum() for g in gradients))
+    clip = tf.function(utils.clip_gradients, jit_compile=xla)
+    for limit in (norm / 10, norm * 2):
+        for found, gradient in zip(clip(gradients, limit), gradients, strict=True):
+            np.testing.assert_allclose(found, gradient * min(1, limit / norm), rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+def test_clipping_hides_no_gradient_that_is_not_finite(value):
+    """Not even by shrinking the others to nothing: the next loss must not be a number."""
+    clip = tf.function(utils.clip_gradients, jit_compile=True)
+    assert all(np.isnan(g).all() for g in clip([tf.ones((2, 2)), tf.constant([value])], 1.0))
