@@ -97,13 +97,15 @@ def test_the_sum_of_weights_does_not_depend_on_how_it_is_cut():
     np.testing.assert_allclose(bound(vae, x, 60, steps=60), bound(vae, x, 60, steps=7), atol=1e-4)
 
 
-def test_a_sum_of_many_weights_loses_none():
+@pytest.mark.parametrize("xla", [False, True])
+def test_a_sum_of_many_weights_loses_none(xla):
     """5,000 equal weights: their mean is each of them. Adding to a float32 logarithm would stop growing early."""
     images = linear_images(20)
     vae, ppca = linear_vae(images, 4)
     x = utils.to_pixels(images, "none", None)
     exact = exact_nll(ppca, x.numpy().reshape(20, -1).astype(np.float64))
-    np.testing.assert_allclose(bound(vae, x, 5000, steps=5000), exact, atol=0.02)
+    call = measures.build_importance_call(vae, argparse.Namespace(seed=0, xla=xla))
+    np.testing.assert_allclose(bound(vae, x, 5000, steps=5000, call=call), exact, atol=0.02)
 
 
 def test_dequantised_images_round_to_the_image():
