@@ -429,7 +429,7 @@ def draw_attributes(run, means, names, count=10):
     batches = progress(rows_of(len(images)), len(rows_of(len(images))))
     codes = np.concatenate([run.vae.posterior(utils.to_pixels(images[rows], "none", None))[0] for rows in batches])
     chosen = utils.picture_rows(run.data, count)
-    columns, heads = [originals(run, chosen), decode(run, means[chosen])], ["original", "reconstruction"]
+    columns, heads = [originals(run, chosen), decode(run, means[chosen])], ["original", "decoded"]
     for name in names:
         present = labels[:, run.data.label_names.index(name)].astype(bool)
         if present.all() or not present.any():

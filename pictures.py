@@ -68,7 +68,7 @@ def grid_page(images, columns, caption, row_labels=(), column_labels=()):
     return page
 
 
-def fitting_font(labels, width, sizes=(12, 11, 10, 9, 8)):
+def fitting_font(labels, width, sizes=(12, 11, 10, 9)):
     """The largest font in which each label is at most `width` pixels wide, or the smallest there is."""
     for size in sizes:
         font = ImageFont.load_default(size)
