@@ -169,7 +169,8 @@ def copying_statistic(samples, held_out):
     """Are samples nearer to the training set than held-out images are?  Distances (N,), (M,) -> (C_T, share).
 
     C_T of Meehan et al. 2020, section 3, over one cell: the Mann-Whitney U of the two sets of distances as a z-score;
-    below -3, samples are copies; near 0, as new as held-out images; above, farther off. `share`: the probability
+    near 0, samples are as new as held-out images; below -3, they are nearer to training images, as copies are, and as
+    blurred images may be, whose features lie in the middle of all; above 3, farther off. `share`: the probability
     that a sample is nearer to the training set than a held-out image is (0.5: as new).
     """
     held_out = np.sort(held_out)
