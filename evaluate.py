@@ -513,7 +513,7 @@ def print_tables(names, results):
     note("\n" + "\n".join(table([list(row) for row in rows])))
     note(
         "loss, recon, KL and NLL (a tighter bound) in nats per image; bits/dim of dequantised pixels, a true bound;\n"
-        "PSNR in dB, of the mean squared error; C_T below -3 and below that of (blurred) test images: look for copies;\n"
+        "PSNR in dB, of the mean squared error; C_T below -3 and that of (blurred) test images: look for copies;\n"
         "(in brackets: to compare with)"
     )
     for name, numbers in zip(names, results, strict=True):
