@@ -43,8 +43,10 @@ def bernoulli_log_prob(x, logits):
     """log p(x) of Bernoulli pixels, nats, summed over each image; x in [0, 1] (grey values: their expectation).
 
     From logits, because clipping a probability to 1 - 1e-8 is no clipping in float32.  x, logits: (B, H, W, C).
+    As tf.nn.sigmoid_cross_entropy_with_logits, whose logits get four gradients (see kl_to_standard_normal).
     """
-    return -tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(x, logits), axis=[1, 2, 3])
+    size = tf.abs(logits)
+    return -tf.reduce_sum(tf.nn.softplus(-size) + 0.5 * size + (0.5 - x) * logits, axis=[1, 2, 3])
 
 
 def gaussian_log_prob(x, mean, log_sigma):
@@ -55,7 +57,8 @@ def gaussian_log_prob(x, mean, log_sigma):
 
 def kl_to_standard_normal(mean, log_std):
     """KL(N(mean, diag exp(2 log_std)) || N(0, I)) per unit, nats (Kingma & Welling 2014, appendix B).  (B, z)."""
-    return 0.5 * (tf.square(mean) + tf.exp(2 * log_std) - 1) - log_std
+    log_variance = 2 * log_std  # no tensor gets three gradients: TensorFlow adds three in an order left to chance
+    return 0.5 * (tf.square(mean) + tf.exp(log_variance) - 1 - log_variance)
 
 
 def bounded_log_sigma(log_sigma):
