@@ -22,7 +22,7 @@ Z = None  # latent dimensions
 FILTERS = (32, 64, 128)  # of the encoder's convolutions, each of which halves the sides; the decoder reverses them
 HIDDEN = 512  # units of the dense layer between convolutions and latents
 KERNEL = 4  # pixels a side; a multiple of the stride 2, so that transposed convolutions leave no checkerboard
-ACTIVATION = "leaky_relu"  # cheaper than SiLU in graph mode, and 500 nats better on toy faces
+ACTIVATION = "leaky_relu"  # cheaper than SiLU in graph mode, and 500 nats better on toy faces (plain decoder)
 LIKELIHOOD = "auto"  # bernoulli for digits, gaussian with one calibrated sigma for everything else
 LOG_STD_BOUND = 8.0  # the posterior's log-std stays within +-8, smoothly, so its exponential stays finite
 LOG_STD_START = -2.0  # a posterior that starts narrow lets the decoder see its latents: no collapse at z = 100
@@ -30,7 +30,7 @@ LOG_STD_START = -2.0  # a posterior that starts narrow lets the decoder see its 
 # optimisation
 EPOCHS = None
 BATCH_SIZE = 128
-LEARNING_RATE = 1e-3  # of AdamW; half of it ends 66 nats worse on CIFAR-10 and 167 on CelebA
+LEARNING_RATE = 1e-3  # of AdamW; half of it ended 66 nats worse on CIFAR-10, 167 on CelebA (plain decoder)
 WARMUP_STEPS = 200  # steps from rate 0 to LEARNING_RATE
 GRADIENT_CLIP = 100.0  # global norm, nats per image: about the norm of a usual step, so that no batch outweighs others
 DECAY_PER_EPOCH = None  # share of the weights that AdamW takes back in an epoch: without it, photographs are overfitted
