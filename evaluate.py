@@ -433,7 +433,7 @@ def draw_attributes(run, means, names, count=10):
     step = max(1, len(run.data.train) // SAMPLES)
     images, labels = run.data.train[::step], run.data.train_labels[::step]
     batches = progress(rows_of(len(images)), len(rows_of(len(images))))
-    codes = np.concatenate([run.vae.posterior(utils.to_pixels(images[rows], "none", None))[0] for rows in batches])
+    codes = np.concatenate([run.vae.posterior(utils.to_pixels(images[rows]))[0] for rows in batches])
     chosen = utils.picture_rows(run.data, count)
     columns, heads = [originals(run, chosen), decode(run, means[chosen])], ["original", "decoded"]
     for name in names:
@@ -458,7 +458,7 @@ def draw_summary(path, runs, count=10):
         rows = [np.concatenate([originals(peers[0], chosen), np.ones((len(chosen) + 1, *data.image_shape))])]
         for run in peers:
             key = utils.random_key(run.settings.seed, utils.BINARIZE, -1)
-            x = utils.to_pixels(data.test[chosen], run.settings.binarize, key)
+            x = utils.to_pixels(utils.binarized(data.test[chosen], run.settings.binarize, key))
             below = run.vae.pixel_means(run.vae.posterior(x)[0])
             samples = decode(run, sample_codes(run)[: len(chosen)])
             rows.append(np.concatenate([below, np.ones((1, *data.image_shape)), samples]))

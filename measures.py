@@ -83,7 +83,7 @@ def build_dequantised_call(vae, settings):
 
     @tf.function(jit_compile=settings.xla)
     def dequantised_call(images, noisy, batch):
-        mean, log_std = vae.posterior(utils.to_pixels(images, "none", None))
+        mean, log_std = vae.posterior(utils.to_pixels(images))
         noise = tf.random.stateless_normal(tf.shape(mean), utils.random_key(settings.seed, utils.EVALUATE, batch))
         recon = -vae.log_prob(noisy, mean + tf.exp(log_std) * noise)
         return recon + tf.reduce_sum(utils.kl_to_standard_normal(mean, log_std), axis=-1)

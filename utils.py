@@ -114,12 +114,21 @@ def random_key(seed, stream, step):
     return tf.stack([tf.cast(seed * 8 + stream, tf.int64), tf.cast(step, tf.int64)])
 
 
-def to_pixels(images, binarize, key):
-    """uint8 images as float32 in [0, 1]; "dynamic" draws each pixel anew (Salakhutdinov & Murray 2008)."""
-    x = tf.cast(images, tf.float32) / 255
-    if binarize == "dynamic":
-        return tf.cast(tf.random.stateless_uniform(tf.shape(x), key) < x, tf.float32)
-    return tf.cast(x > 0.5, tf.float32) if binarize == "threshold" else x
+def binarized(images, binarize, key):
+    """uint8 images as they are ("none") or as 0 and 255: above one half ("threshold"), or "dynamic": drawn anew with
+    each pixel's grey level as probability (Salakhutdinov & Murray 2008).  (..., H, W, C), of the same shape.
+
+    Never called under XLA, which makes other random numbers of the same key, and on a CPU 30 times slower.
+    """
+    if binarize == "none":
+        return images
+    level = tf.random.stateless_uniform(tf.shape(images), key) if binarize == "dynamic" else 0.5
+    return tf.where(level < to_pixels(images), np.uint8(255), np.uint8(0))
+
+
+def to_pixels(images):
+    """uint8 images as float32 in [0, 1]."""
+    return tf.cast(images, tf.float32) / 255
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -280,7 +289,7 @@ def build_train_call(vae, average, optimizer, settings):
             mean.assign_add(rate * (variable - mean))
 
     def train_step(images, step):
-        x = to_pixels(images, settings.binarize, random_key(settings.seed, BINARIZE, step))
+        x = to_pixels(images)
         if settings.mirror:
             x = mirrored(x, random_key(settings.seed, MIRROR, step))
         noise = tf.random.stateless_normal((tf.shape(x)[0], settings.z), random_key(settings.seed, NOISE, step))
@@ -331,12 +340,12 @@ def evaluate_images(evaluate_call, images, settings):
 def evaluation_pixels(images, settings, batch):
     """Test batch number `batch` as the loss sees it, float32, the last one filled up: one shape, so one compilation.
 
-    Always drawn outside XLA, which makes other random numbers of the same key: so every run that binarises with the
-    same seed, and everything that looks at its test images again, has the same pixels.
+    Every run that binarises with the same seed, and everything that looks at its test images again, has the same
+    pixels.
     """
     size = min(EVALUATION_BATCH, len(images))
     rows = np.minimum(np.arange(batch * size, (batch + 1) * size), len(images) - 1)
-    return to_pixels(images[rows], settings.binarize, random_key(settings.seed, BINARIZE, -1 - batch))
+    return to_pixels(binarized(images[rows], settings.binarize, random_key(settings.seed, BINARIZE, -1 - batch)))
 
 
 def psnr(squared_error):
@@ -456,8 +465,9 @@ def train_epoch(run, train_call, epoch):
     calls = training_calls(images, settings, epoch)
     step, total = (epoch - 1) * steps, np.zeros(2)
     for batches, count in progress(calls, -(-steps // settings.steps_per_call)):
+        drawn = binarized(batches, settings.binarize, random_key(settings.seed, BINARIZE, step))
         rate = tf.constant(average_rate(settings.average_power, step + count, count), tf.float32)
-        terms = train_call(tf.constant(batches), tf.constant(count), tf.constant(step, tf.int64), rate).numpy()[:count]
+        terms = train_call(tf.constant(drawn), tf.constant(count), tf.constant(step, tf.int64), rate).numpy()[:count]
         check_finite(terms, epoch, step, run.folder)
         total += terms.sum(axis=0, dtype=np.float64)
         step += count
@@ -583,10 +593,10 @@ def draw_reconstructions(run, means, title):
     """The same test images in every epoch, above their reconstructions from the posterior mean."""
     data, settings = run.data, run.settings
     chosen = picture_rows(data, 40)
-    originals = to_pixels(data.test[chosen], settings.binarize, random_key(settings.seed, BINARIZE, -1)).numpy()
+    originals = binarized(data.test[chosen], settings.binarize, random_key(settings.seed, BINARIZE, -1))
     below = run.average.pixel_means(means[chosen]).numpy()
     columns = min(10, len(chosen))
-    grid = pictures.interleave(originals, below, columns)
+    grid = pictures.interleave(to_pixels(originals).numpy(), below, columns)
     caption = f"{title}: test images above their reconstructions"
     pictures.save_grid(run.folder / "reconstructions.png", grid, columns, caption, ("original", "reconstruction"))
 

@@ -21,6 +21,7 @@ from keras import layers
 Z = None  # latent dimensions
 FILTERS = (32, 64, 128)  # of the encoder's convolutions, each of which halves the sides; the decoder reverses them
 HIDDEN = 512  # units of the dense layer between convolutions and latents
+FULL_SIZE_FILTERS = 16  # of digits' maps of full size, behind the last convolution: 0.7 nats on MNIST, 7 % of the speed
 KERNEL = 4  # pixels a side; a multiple of the stride 2, so that transposed convolutions leave no checkerboard
 ACTIVATION = "leaky_relu"  # cheaper than SiLU in graph mode, and 500 nats better on toy faces (plain decoder)
 LIKELIHOOD = "auto"  # bernoulli for digits, gaussian with one calibrated sigma for everything else
@@ -50,7 +51,7 @@ DATA_DIR = "data"
 OUT = "results"
 NAME = None  # run folder's name; None: conv_<dataset>_z<z>
 
-_DIGITS = {"DECAY_PER_EPOCH": 0.0, "MIRROR": False}
+_DIGITS = {"DECAY_PER_EPOCH": 0.03, "MIRROR": False}
 _PHOTOGRAPHS = {"DECAY_PER_EPOCH": 0.125, "MIRROR": True}
 BY_DATASET = {
     "toy-digits": {"Z": 16, "EPOCHS": 20} | _DIGITS,
@@ -120,10 +121,12 @@ def build_decoder(image_shape, z, linear):
         hidden = upsampled(hidden, FILTERS[level - 1], sizes[level], activation=ACTIVATION)
         if linear:
             hidden = layers.Concatenate()([hidden, maps[level - 1]])
-    start = "zeros" if linear else "glorot_uniform"
-    pixels = upsampled(hidden, image_shape[2], sizes[0], kernel_initializer=start)
     if linear:
+        pixels = upsampled(hidden, image_shape[2], sizes[0], kernel_initializer="zeros")
         pixels = layers.Add()([pixels, blurred])
+    else:
+        hidden = upsampled(hidden, FULL_SIZE_FILTERS, sizes[0], activation=ACTIVATION)  # (B, H, W, 16)
+        pixels = layers.Conv2D(image_shape[2], 3, 1, "same")(hidden)
     return keras.Model(latent, pixels, name="decoder")
 
 

@@ -46,7 +46,7 @@ DATA_DIR = "data"
 OUT = "results"
 NAME = None  # run folder's name; None: fc_<dataset>_z<z>
 
-_DIGITS = {"LEARNING_RATE": 1e-3, "DECAY_PER_EPOCH": 0.0, "MIRROR": False}
+_DIGITS = {"LEARNING_RATE": 1e-3, "DECAY_PER_EPOCH": 0.03, "MIRROR": False}
 _PHOTOGRAPHS = {"LEARNING_RATE": 5e-4, "DECAY_PER_EPOCH": 0.125, "MIRROR": True}
 BY_DATASET = {
     "toy-digits": {"Z": 2, "EPOCHS": 20} | _DIGITS,

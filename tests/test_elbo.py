@@ -147,14 +147,15 @@ def test_elbo_is_the_expected_log_density_minus_kl():
 def test_binarised_pixels():
     grey = np.full((200, 8, 8, 1), 64, np.uint8)
     key = utils.random_key(0, utils.BINARIZE, 5)
-    drawn = utils.to_pixels(grey, "dynamic", key).numpy()
-    assert set(np.unique(drawn)) == {0.0, 1.0}
-    assert drawn.mean() == pytest.approx(64 / 255, abs=5 * math.sqrt(0.25 * 0.75 / drawn.size))
-    assert np.array_equal(drawn, utils.to_pixels(grey, "dynamic", key))
-    assert not np.array_equal(drawn, utils.to_pixels(grey, "dynamic", utils.random_key(0, utils.BINARIZE, 6)))
+    drawn = utils.binarized(grey, "dynamic", key).numpy()
+    assert set(np.unique(drawn)) == {0, 255}
+    assert (drawn / 255).mean() == pytest.approx(64 / 255, abs=5 * math.sqrt(0.25 * 0.75 / drawn.size))
+    assert np.array_equal(drawn, utils.binarized(grey, "dynamic", key))
+    assert not np.array_equal(drawn, utils.binarized(grey, "dynamic", utils.random_key(0, utils.BINARIZE, 6)))
     levels = np.array([0, 127, 128, 255], np.uint8).reshape(1, 2, 2, 1)
-    assert utils.to_pixels(levels, "threshold", key).numpy().ravel().tolist() == [0, 0, 1, 1]
-    np.testing.assert_allclose(utils.to_pixels(levels, "none", key).numpy().ravel(), [0, 127 / 255, 128 / 255, 1])
+    assert utils.binarized(levels, "threshold", key).numpy().ravel().tolist() == [0, 0, 255, 255]
+    assert utils.binarized(levels, "none", key) is levels
+    np.testing.assert_allclose(utils.to_pixels(levels).numpy().ravel(), [0, 127 / 255, 128 / 255, 1])
 
 
 def test_random_streams_do_not_meet():

@@ -66,7 +66,7 @@ def test_vae_starts_at_the_exact_likelihood(script):
     utils.start_at_ppca(encoder, decoder, ppca, script.LOG_STD_BOUND)
     vae = utils.Vae(encoder, decoder, tf.Variable(math.log(ppca.sigma), dtype=tf.float32), "gaussian")
     noise = tf.random.stateless_normal((len(images), 4), (0, 1))
-    recon, kl = vae.elbo_terms(utils.to_pixels(images, "none", None), noise)
+    recon, kl = vae.elbo_terms(utils.to_pixels(images), noise)
     mean, covariance = exact_covariance(images)
     model = ppca.decode.T @ ppca.decode + ppca.sigma**2 * np.eye(36)
     scatter = covariance + np.outer(mean - ppca.decode_bias, mean - ppca.decode_bias)
