@@ -59,10 +59,11 @@ BY_DATASET = {
 }
 
 
-def hidden_layers(hidden, widths):
+def residual_layers(hidden, widths):
     """Dense layers, the input of one as wide as itself added to its output (He et al. 2016, arXiv:1512.03385).
 
-    Without that addition, three layers keep 9 latent units of MNIST where two keep 15; with it, 19.
+    Only the decoder has them. With none, 8 of 20 latent units of MNIST stay active, and the loss is 103.3 nats after ten
+    epochs; in the decoder 14 and 97.6, in both halves 19 and 98.5.
     """
     for width in widths:
         layer = layers.Dense(width, ACTIVATION)(hidden)  # (B, width)
@@ -78,7 +79,9 @@ def build_encoder(image_shape, z, linear):
     start = "zeros" if linear else "glorot_uniform"
     image = keras.Input(image_shape)
     pixels = layers.Flatten()(image)  # (B, H * W * C)
-    hidden = hidden_layers(layers.Rescaling(2.0, offset=-1.0)(pixels), HIDDEN)  # (B, 500)
+    hidden = layers.Rescaling(2.0, offset=-1.0)(pixels)
+    for width in HIDDEN:
+        hidden = layers.Dense(width, ACTIVATION)(hidden)  # (B, 500)
     mean = layers.Dense(z, kernel_initializer=start, name="mean")(hidden)  # (B, z)
     if linear:
         mean = layers.Add()([mean, layers.Dense(z, name="linear_mean")(pixels)])
@@ -93,7 +96,7 @@ def build_decoder(image_shape, z, linear):
     """Latents (B, z) -> pixel parameters (B, H, W, C): logits of Bernoulli, means of Gaussian pixels."""
     size = image_shape[0] * image_shape[1] * image_shape[2]
     latent = keras.Input((z,))
-    hidden = hidden_layers(latent, HIDDEN[::-1])  # (B, 500)
+    hidden = residual_layers(latent, HIDDEN[::-1])  # (B, 500)
     start = "zeros" if linear else "glorot_uniform"
     pixels = layers.Dense(size, kernel_initializer=start)(hidden)  # (B, H * W * C)
     if linear:

@@ -55,7 +55,7 @@ def our_epoch(script, shape, z, likelihood, images):
 
 
 class Residual(nn.Module):
-    """A dense layer whose input is added to its output, as in vae_fc.hidden_layers."""
+    """A dense layer whose input is added to its output, as in vae_fc.residual_layers."""
 
     def __init__(self, width):
         super().__init__()
@@ -70,14 +70,17 @@ def torch_networks(script, shape, z):
     height, width, channels = shape
     if script is vae_fc:
         size = height * width * channels
-        encoder = [nn.Flatten(), nn.Linear(size, 500), nn.SiLU(), Residual(500), nn.Linear(500, 2 * z)]
+        encoder = [nn.Flatten(), nn.Linear(size, 500), nn.SiLU(), nn.Linear(500, 500), nn.SiLU()]
+        encoder += [nn.Linear(500, 2 * z)]
         decoder = [nn.Linear(z, 500), nn.SiLU(), Residual(500), nn.Linear(500, size)]
         return nn.Sequential(*encoder), nn.Sequential(*decoder, nn.Unflatten(1, (channels, height, width)))
     side = height // 8
-    layers = list(itertools.pairwise([channels, *script.FILTERS]))
+    down = itertools.pairwise([channels, *script.FILTERS])
+    up = itertools.pairwise([*script.FILTERS[::-1], script.FULL_SIZE_FILTERS])
     flat = script.FILTERS[-1] * side * side
-    encoder = [part for a, b in layers for part in (nn.Conv2d(a, b, 4, 2, 1), nn.LeakyReLU(0.2))]
-    decoder = [part for a, b in layers[::-1] for part in (nn.LeakyReLU(0.2), nn.ConvTranspose2d(b, a, 4, 2, 1))]
+    encoder = [part for a, b in down for part in (nn.Conv2d(a, b, 4, 2, 1), nn.LeakyReLU(0.2))]
+    decoder = [part for a, b in up for part in (nn.LeakyReLU(0.2), nn.ConvTranspose2d(a, b, 4, 2, 1))]
+    decoder += [nn.LeakyReLU(0.2), nn.Conv2d(script.FULL_SIZE_FILTERS, channels, 3, 1, 1)]
     encoder += [nn.Flatten(), nn.Linear(flat, 512), nn.LeakyReLU(0.2), nn.Linear(512, 2 * z)]
     image = nn.Unflatten(1, (script.FILTERS[-1], side, side))
     decoder = [nn.Linear(z, 512), nn.LeakyReLU(0.2), nn.Linear(512, flat), image, *decoder]
