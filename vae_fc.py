@@ -62,8 +62,8 @@ BY_DATASET = {
 def residual_layers(hidden, widths):
     """Dense layers, the input of one as wide as itself added to its output (He et al. 2016, arXiv:1512.03385).
 
-    Only the decoder has them. With none, 8 of 20 latent units of MNIST stay active, and the loss is 103.3 nats after ten
-    epochs; in the decoder 14 and 97.6, in both halves 19 and 98.5.
+    Only the decoder has them. With none, 8 of 20 latent units of MNIST stay active, and the loss is 103.3 nats after
+    ten epochs; in the decoder 14 and 97.6, in both halves 19 and 98.5.
     """
     for width in widths:
         layer = layers.Dense(width, ACTIVATION)(hidden)  # (B, width)
