@@ -118,7 +118,8 @@ def binarized(images, binarize, key):
     """uint8 images as they are ("none") or as 0 and 255: above one half ("threshold"), or "dynamic": drawn anew with
     each pixel's grey level as probability (Salakhutdinov & Murray 2008).  (..., H, W, C), of the same shape.
 
-    Never called under XLA, which makes other random numbers of the same key, and on a CPU 30 times slower.
+    Never called under XLA, which makes other random numbers of the same key, and inside a dense net's training step
+    took a third of its speed (7,500 images/s instead of 11,300).
     """
     if binarize == "none":
         return images
