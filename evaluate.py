@@ -457,8 +457,7 @@ def draw_summary(path, runs, count=10):
         chosen = utils.picture_rows(data, count)
         rows = [np.concatenate([originals(peers[0], chosen), np.ones((len(chosen) + 1, *data.image_shape))])]
         for run in peers:
-            key = utils.random_key(run.settings.seed, utils.BINARIZE, -1)
-            x = utils.to_pixels(utils.binarized(data.test[chosen], run.settings.binarize, key))
+            x = utils.chosen_pixels(run.data.test, run.settings, chosen)
             below = run.vae.pixel_means(run.vae.posterior(x)[0])
             samples = decode(run, sample_codes(run)[: len(chosen)])
             rows.append(np.concatenate([below, np.ones((1, *data.image_shape)), samples]))

@@ -349,6 +349,12 @@ def evaluation_pixels(images, settings, batch):
     return to_pixels(binarized(images[rows], settings.binarize, random_key(settings.seed, BINARIZE, -1 - batch)))
 
 
+def chosen_pixels(images, settings, chosen):
+    """The test images of these numbers as the loss sees them, float32: (N, H, W, C)."""
+    size = min(EVALUATION_BATCH, len(images))
+    return np.stack([evaluation_pixels(images, settings, row // size)[row % size] for row in chosen])
+
+
 def psnr(squared_error):
     """Peak signal-to-noise ratio, dB, of mean squared errors of pixels in [0, 1]; at most 100 dB, an exact copy."""
     return -10 * np.log10(np.maximum(squared_error, 1e-10))
@@ -594,10 +600,10 @@ def draw_reconstructions(run, means, title):
     """The same test images in every epoch, above their reconstructions from the posterior mean."""
     data, settings = run.data, run.settings
     chosen = picture_rows(data, 40)
-    originals = binarized(data.test[chosen], settings.binarize, random_key(settings.seed, BINARIZE, -1))
+    originals = chosen_pixels(data.test, settings, chosen)
     below = run.average.pixel_means(means[chosen]).numpy()
     columns = min(10, len(chosen))
-    grid = pictures.interleave(to_pixels(originals).numpy(), below, columns)
+    grid = pictures.interleave(originals, below, columns)
     caption = f"{title}: test images above their reconstructions"
     pictures.save_grid(run.folder / "reconstructions.png", grid, columns, caption, ("original", "reconstruction"))
 

@@ -34,7 +34,7 @@ BATCH_SIZE = 128
 LEARNING_RATE = 1e-3  # of AdamW; half of it ended 66 nats worse on CIFAR-10, 167 on CelebA (plain decoder)
 WARMUP_STEPS = 200  # steps from rate 0 to LEARNING_RATE
 GRADIENT_CLIP = 100.0  # global norm, nats per image: about the norm of a usual step, so that no batch outweighs others
-DECAY_PER_EPOCH = None  # share of the weights that AdamW takes back in an epoch: without it, photographs are overfitted
+DECAY_PER_EPOCH = None  # share of the weights that AdamW takes back in an epoch: without it, sets are overfitted
 AVERAGE_POWER = 7.0  # evaluated weights are an average over about the last 1 / (7 + 1) of the run
 BETA = 1.0  # weight of the KL term; 1 is the ELBO
 STEPS_PER_CALL = 4  # training steps in one compiled call: little overhead, and a progress bar that moves
@@ -103,7 +103,7 @@ def build_decoder(image_shape, z, linear):
 
     With `linear`, convolutions look at the linear path's image, a blurred one, and the way up sees at each size what
     they found there (Ronneberger et al. 2015, arXiv:1505.04597): what is missing, edges for one, depends on what lies
-    around, and dense layers alone learn the layout of an image slowly.
+    around, and dense layers alone learn the layout of an image slowly. Logits are read from maps of full size instead.
     """
     sizes = [image_shape[:2]]
     for _ in FILTERS:

@@ -122,6 +122,16 @@ def test_the_binarised_test_set_is_one_for_all(small_sets, finished_run, tmp_pat
     np.testing.assert_allclose(error, np.square(vae.pixel_means(means) - x).mean(axis=(1, 2, 3)), atol=1e-5)
 
 
+def test_pictured_test_images_are_those_of_the_loss(monkeypatch):
+    """Drawn again by themselves, their binarised pixels would be others than those that were encoded."""
+    monkeypatch.setattr(utils, "EVALUATION_BATCH", 8)
+    images = np.full((20, 4, 4, 1), 128, np.uint8)
+    chosen = evaluate.argparse.Namespace(seed=3, binarize="dynamic")
+    seen = np.concatenate([utils.evaluation_pixels(images, chosen, batch) for batch in range(3)])
+    np.testing.assert_array_equal(utils.chosen_pixels(images, chosen, np.array([1, 7, 8, 19])), seen[[1, 7, 8, 19]])
+    assert not np.array_equal(seen[1], seen[7])
+
+
 def test_one_image(quick, tmp_path):
     """No spread of one test image, no pairs, no covariance: what cannot be said is null, and the rest is there."""
     vae_fc.main(["--epochs", "1", "--limit", "1", "--out", str(tmp_path)])
