@@ -32,7 +32,7 @@ EVALUATION_BATCH = 500  # images
 PICTURE_SECONDS = 10  # between two drawings of the pictures while training
 SIGMA_FLOOR = 1 / 510  # half a grey level: below it a density of 8-bit pixels means nothing and grows without bound
 ACTIVE_VARIANCE = 0.01  # a unit is active if Var over x of E[z|x] is above this (Burda et al. 2016, section 5.1)
-NOISE, BINARIZE, EVALUATE, SAMPLE, MIRROR, IMPORTANCE, DEQUANTISE = range(7)  # random numbers, by (seed, stream, step)
+NOISE, BINARIZE, EVALUATE, SAMPLE, MIRROR, IMPORTANCE, DEQUANTISE, SHIFT = range(8)  # random numbers' streams
 
 # ---------------------------------------------------------------------------------------------------------------
 # Densities and the ELBO
@@ -275,6 +275,15 @@ def mirrored(x, key):
     return tf.where(chosen, tf.reverse(x, axis=[2]), x)
 
 
+def shifted(images, reach, key):
+    """Each image moved by up to `reach` pixels along both sides, by chance; its edges fill the gap.  (B, H, W, C)."""
+    moves = tf.random.stateless_uniform((tf.shape(images)[0], 2), key, -reach, reach + 1, tf.int32)
+    for axis, move in ((1, moves[:, :1]), (2, moves[:, 1:])):
+        last = tf.shape(images)[axis] - 1
+        images = tf.gather(images, tf.clip_by_value(tf.range(last + 1) + move, 0, last), axis=axis, batch_dims=1)
+    return images
+
+
 def build_train_call(vae, average, optimizer, settings):
     """The compiled training function: several steps a call, then one update of the averaged weights."""
     variables = vae.variables
@@ -290,6 +299,8 @@ def build_train_call(vae, average, optimizer, settings):
             mean.assign_add(rate * (variable - mean))
 
     def train_step(images, step):
+        if settings.shift:
+            images = shifted(images, settings.shift, random_key(settings.seed, SHIFT, step))
         x = to_pixels(images)
         if settings.mirror:
             x = mirrored(x, random_key(settings.seed, MIRROR, step))

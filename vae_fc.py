@@ -38,6 +38,7 @@ XLA = True  # whole runs of steps as one compiled program: pays for dense layers
 # data
 DATASET = "toy-digits"  # toy-faces, mnist, cifar10, cifar10-grey, celeba or a folder of images
 MIRROR = None  # mirror half of the training images, by chance
+SHIFT = 0  # pixels by which training images are moved at most, by chance
 BINARIZE = "none"  # dynamic or threshold: black-and-white pixels, for comparison with papers
 SEED = 0
 LIMIT = None  # first N training images and at most N test images

@@ -1,4 +1,4 @@
-"""The parts of training: order of images, mirroring, averaged weights, learning rate, weight decay, finite numbers."""
+"""The parts of training: order, mirroring and shifting of images, averaged weights, rate, decay, finite numbers."""
 
 import argparse
 import math
@@ -48,6 +48,15 @@ def test_mirrored_images_are_themselves_or_their_mirror_images():
     same = (found == x).all(axis=(1, 2, 3))
     turned = (found == x[:, :, ::-1]).all(axis=(1, 2, 3))
     assert np.all(same ^ turned) and 150 < same.sum() < 250
+
+
+def test_shifted_images_are_moved_by_all_steps_within_reach_with_edges_repeated():
+    x = np.random.default_rng(0).integers(0, 256, (900, 5, 6, 3), np.uint8)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "edge")
+    moves = [padded[:, row : row + 5, column : column + 6] for row in range(3) for column in range(3)]
+    found = utils.shifted(tf.constant(x), 1, utils.random_key(0, utils.SHIFT, 1)).numpy()
+    same = np.array([(found == moved).all(axis=(1, 2, 3)) for moved in moves])
+    assert np.all(same.sum(axis=0) == 1) and np.all(abs(same.sum(axis=1) - 100) < 40)
 
 
 def test_average_weighs_each_step_by_a_power_of_its_number():

@@ -43,7 +43,7 @@ def our_epoch(script, shape, z, likelihood, images):
     settings = argparse.Namespace(
         **{name.lower(): value for name, value in vars(script).items() if name.isupper()}
         | {"z": z, "likelihood": likelihood, "batch_size": BATCH, "learning_rate": LEARNING_RATE}
-        | {"decay_per_epoch": 0.0, "mirror": False}
+        | {"decay_per_epoch": 0.0, "mirror": False, "shift": 0}
     )
     networks = script.build_encoder(shape, z, False), script.build_decoder(shape, z, False)
     vae = utils.Vae(*networks, tf.Variable(0.0), likelihood)
