@@ -32,7 +32,7 @@ EVALUATION_BATCH = 500  # images
 PICTURE_SECONDS = 10  # between two drawings of the pictures while training
 SIGMA_FLOOR = 1 / 510  # half a grey level: below it a density of 8-bit pixels means nothing and grows without bound
 ACTIVE_VARIANCE = 0.01  # a unit is active if Var over x of E[z|x] is above this (Burda et al. 2016, section 5.1)
-NOISE, BINARIZE, EVALUATE, SAMPLE, MIRROR, IMPORTANCE, DEQUANTISE, SHIFT = range(8)  # random numbers' streams
+NOISE, BINARIZE, EVALUATE, SAMPLE, MIRROR, IMPORTANCE, DEQUANTISE, SHIFT = range(8)  # random_key's streams
 
 # ---------------------------------------------------------------------------------------------------------------
 # Densities and the ELBO
@@ -181,7 +181,8 @@ def principal_components(images, count, seed, mirror=False, iterations=4):
 def fit_ppca(images, z, seed=0, mirror=False, limit=50_000, iterations=4):
     """Maximum-likelihood pPCA with z units from at most `limit` evenly spaced uint8 images (N, H, W, C).
 
-    With `mirror`, from their mirror images too: what training sees is what the fit must see.
+    With `mirror`, from their mirror images too: what training sees is what the fit must see. Not from
+    shifted ones: test images are not, and shifts only keep the network from learning the training images by heart.
     Tipping & Bishop 1999, equations 7, 8 and 12; its posterior is diagonal in this basis, so the VAE starts with a
     tight bound. Directions without variance get weight 0 (posterior = prior).
     """

@@ -43,7 +43,7 @@ XLA = False  # XLA's convolution gradients are about 50 times slower on a CPU
 # data
 DATASET = "toy-faces"  # toy-digits, mnist, cifar10, cifar10-grey, celeba or a folder of images
 MIRROR = None  # mirror half of the training images, by chance
-SHIFT = None  # pixels by which training images are moved at most, by chance: few faces are not overfitted then
+SHIFT = None  # pixels by which training images are moved at most, by chance, so that few faces are not overfitted
 BINARIZE = "none"  # dynamic or threshold: black-and-white pixels, for comparison with papers
 SEED = 0
 LIMIT = None  # first N training images and at most N test images

@@ -5,7 +5,7 @@
     python vae_fc.py --dataset cifar10 --epochs 12
 
 Every run leaves its pictures, numbers and networks in a folder of its own, results/fc_<dataset>_z<z>/. Expect a test
-loss of 97.6 nats with --dataset mnist --z 20 --epochs 10, after a minute on two cores.
+loss of 97.6 nats with --dataset mnist --z 20 --epochs 10, after a minute or two on two cores.
 """
 
 import utils  # first: it keeps TensorFlow's start-up log off the terminal
