@@ -104,6 +104,8 @@ FLAGS = {  # name: (type or choices, help)
     "likelihood": (("auto", "bernoulli", "gaussian"), "pixel distribution; auto: bernoulli for digits, else gaussian"),
     "binarize": (("none", "dynamic", "threshold"), "black-and-white pixels: drawn anew each time, or above one half"),
     "beta": (_number(float, 0, 1e6), "weight of the KL term in training; reported losses have 1"),
+    "kl_warmup_epochs": (_number(float, 0, 1e6), "epochs over which the weight of the KL term rises from 0 to --beta"),
+    "decay_per_epoch": (_number(float, 0, 1), "share of the weights that weight decay takes back in an epoch"),
     "seed": (_number(int, 0, 2**31 - 1), "all randomness follows from it"),
     "limit": (_number(int, 1), "first N training images and at most N test images"),
     "image_size": (("32", "64", "128"), "pixels a side, for celeba and folders of images"),

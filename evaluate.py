@@ -36,6 +36,8 @@ NLL_SAMPLES_OF_OTHERS = 500  # convolutions decode about ten times slower
 NLL_IMAGES = {"bernoulli": None, "gaussian": 1_000}  # test images for nll; None: all
 NLL_STEPS = 10  # samples between two moves of the progress bar
 SAMPLES = 10_000  # images decoded from N(0, I), and at most as many training images, in the Frechet distances
+MIXTURE = 10  # Gaussians fitted to the codes of at most SAMPLES training images; fewer where there are less than
+CODES_PER_UNIT = 5  # codes for each Gaussian and latent unit
 SHOWN_ATTRIBUTES = ("Smiling", "Eyeglasses")  # added and taken away in attributes.png
 ATTRIBUTE_STEP = 1.5  # of the difference between the means of those with and those without
 BATCH = utils.EVALUATION_BATCH
@@ -147,20 +149,30 @@ def evaluate_run(run, options):
     if not np.all(np.isfinite(recon + kl)):
         raise NonFiniteError(f"{run.folder}: the loss of test image {np.argmin(np.isfinite(recon + kl))} is no number")
     ppca = utils.fit_ppca(run.data.train, run.settings.z, limit=len(run.data.train), iterations=10)
+    train_rows = evenly_spaced(len(run.data.train), SAMPLES)
+    *_, train_means, train_log_stds = utils.evaluate_images(call, run.data.train[train_rows], run.settings)
+    mixture_codes = draw_from_mixture(run, train_means, train_log_stds)
     numbers = elbo_numbers(recon, kl, codes) | pixel_numbers(run, error, codes[0], ppca)
     numbers |= likelihood_numbers(run, codes, options) | density_numbers(run, ppca)
-    found, neighbours = feature_numbers(run, codes[0], ppca)
+    found, neighbours = feature_numbers(run, codes[0], mixture_codes, ppca)
     about = {name: getattr(run.settings, name) for name in ("dataset", "script", "z", "likelihood", "binarize")}
     about |= {"training_seed": run.settings.training_seed, "seed": run.settings.seed}
     about |= {"test_images": len(run.data.test), "seconds": round(time.perf_counter() - began, 1)}
     write_json(run.folder / "evaluation.json", about | numbers | found)
     draw_pictures(run, codes, recon + kl, neighbours)
+    draw_mixture(run, mixture_codes)
+    draw_attributes(run, codes[0], train_means, train_rows)
     return about | numbers | found
 
 
 def mean_of(values):
     """Mean in float64, as a float."""
     return float(np.mean(values, dtype=np.float64))
+
+
+def evenly_spaced(count, most):
+    """Rows of at most `most` of `count` images."""
+    return np.unique(np.linspace(0, count - 1, most).astype(int))
 
 
 def rows_of(count):
@@ -233,7 +245,7 @@ def pixel_numbers(run, error, means, ppca):
     }
 
 
-def feature_numbers(run, means, ppca):
+def feature_numbers(run, means, mixture_codes, ppca):
     """What a classifier of the set's own labels sees: Frechet distances, novelty, attributes kept.
 
     Without labels, samples are compared with training images by their pPCA codes, and the rest is None. Returns the
@@ -242,10 +254,10 @@ def feature_numbers(run, means, ppca):
     data = run.data
     if data.train_labels is None:
         note(f"{data.name} has no labels: novelty by principal components, no Frechet distance, no attributes")
-        views = describe_views(run, functools.partial(linear_features, ppca), means, ppca)
+        views = describe_views(run, functools.partial(linear_features, ppca), means, mixture_codes, ppca)
         nearness, neighbours = novelty(views)
         return {"frechet": None, "novelty": nearness | {"features": "pca"}, "attributes": None}, neighbours
-    views = describe_views(run, load_classifier(data, run.settings.data_dir), means, ppca)
+    views = describe_views(run, load_classifier(data, run.settings.data_dir), means, mixture_codes, ppca)
     nearness, neighbours = novelty(views)
     found = {"frechet": frechet(run, views), "novelty": nearness | {"features": "classifier"}}
     return found | {"attributes": attributes(data, views)}, neighbours
@@ -257,7 +269,7 @@ def linear_features(ppca, images):
     return flat @ ppca.encode + ppca.encode_bias, np.zeros((len(flat), 0))
 
 
-def describe_views(run, describe, means, ppca):
+def describe_views(run, describe, means, mixture_codes, ppca):
     """Features and logits of the test images, of what becomes of them, of training images and of samples."""
     data = run.data
 
@@ -270,6 +282,7 @@ def describe_views(run, describe, means, ppca):
         "pca": (data.test, linear),
         "mean_image": (ppca.decode_bias[None], lambda x: x.reshape(1, *data.image_shape)),
         "samples": (sample_codes(run), run.vae.pixel_means),
+        "mixture_samples": (mixture_codes, run.vae.pixel_means),
         "training": (data.train, lambda x: x / 255),
     }
     batches = [(name, rows) for name, (source, _) in views.items() for rows in rows_of(len(source))]
@@ -285,12 +298,24 @@ def sample_codes(run):
     return tf.random.stateless_normal((SAMPLES, run.settings.z), utils.random_key(run.settings.seed, utils.SAMPLE, 1))
 
 
+def draw_from_mixture(run, means, log_stds):
+    """Codes (SAMPLES, z) from a mixture of Gaussians that lies where the training images' codes do.
+
+    means, log_stds: of q(z|x) of training images, each (N, z); the mixture is fitted to one draw from each.
+    """
+    key = utils.random_key(run.settings.seed, utils.SAMPLE, 2)
+    codes = means + np.exp(log_stds) * tf.random.stateless_normal(means.shape, key).numpy()
+    count = int(np.clip(len(codes) // (CODES_PER_UNIT * run.settings.z), 1, MIXTURE))
+    mixture = measures.fit_mixture(codes, count, run.settings.seed)
+    return mixture.draw(SAMPLES, run.settings.seed).astype(np.float32)
+
+
 def frechet(run, views):
     """Squared Frechet distances to the test images; None where there are too few images to have a covariance."""
     features = {name: view[0] for name, view in views.items()}
-    spread = np.unique(np.linspace(0, len(run.data.train) - 1, SAMPLES).astype(int))
+    spread = evenly_spaced(len(run.data.train), SAMPLES)
     features["training"] = features["training"][spread]
-    test, others = features["originals"], ("samples", "reconstructions", "training")
+    test, others = features["originals"], ("samples", "mixture_samples", "reconstructions", "training")
     if len(test) < 2 or len(spread) < 2:
         return None
     distances = {name: measures.frechet_distance(features[name], test) for name in others}
@@ -351,6 +376,7 @@ PICTURES = {
     "attributes.png": "smiles and glasses added and taken away",
     "pairs.png": "test images of the smallest and the largest loss",
     "neighbours.png": "samples above their nearest training images",
+    "mixture.png": "images decoded from where the codes of training images lie",
 }
 
 
@@ -361,9 +387,6 @@ def draw_pictures(run, codes, loss, neighbours):
     draw_interpolation(run, means)
     draw_pairs(run, means, loss)
     draw_neighbours(run, neighbours)
-    names = [name for name in SHOWN_ATTRIBUTES if name in run.data.label_names]
-    if names and run.data.train_labels is not None:
-        draw_attributes(run, means, names)
 
 
 def originals(run, rows):
@@ -428,19 +451,28 @@ def draw_neighbours(run, neighbours, count=20, columns=10):
     pictures.save_grid(run.folder / "neighbours.png", grid, columns, caption, labels)
 
 
-def draw_attributes(run, means, names, count=10):
-    """Faces with an attribute added and taken away, along the difference of the mean codes with it and without it."""
-    step = max(1, len(run.data.train) // SAMPLES)
-    images, labels = run.data.train[::step], run.data.train_labels[::step]
-    batches = progress(rows_of(len(images)), len(rows_of(len(images))))
-    codes = np.concatenate([run.vae.posterior(utils.to_pixels(images[rows]))[0] for rows in batches])
+def draw_mixture(run, codes, count=100, columns=10):
+    """Samples as in samples.png, but of the mixture."""
+    caption = f"{run.folder.name}: decoded from Gaussians fitted to the codes of training images"
+    pictures.save_grid(run.folder / "mixture.png", decode(run, codes[:count]), columns, caption)
+
+
+def draw_attributes(run, means, train_means, train_rows, count=10):
+    """Faces with an attribute added and taken away, along the difference of the mean codes with it and without it.
+
+    means: of the test images' codes (N, z); train_means: of those of the training images train_rows, (M, z).
+    """
+    names = [name for name in SHOWN_ATTRIBUTES if name in run.data.label_names]
+    if not names or run.data.train_labels is None:
+        return
+    labels = run.data.train_labels[train_rows]
     chosen = utils.picture_rows(run.data, count)
     columns, heads = [originals(run, chosen), decode(run, means[chosen])], ["original", "decoded"]
     for name in names:
         present = labels[:, run.data.label_names.index(name)].astype(bool)
         if present.all() or not present.any():
             continue
-        direction = ATTRIBUTE_STEP * (codes[present].mean(axis=0) - codes[~present].mean(axis=0))
+        direction = ATTRIBUTE_STEP * (train_means[present].mean(axis=0) - train_means[~present].mean(axis=0))
         columns += [decode(run, means[chosen] - direction), decode(run, means[chosen] + direction)]
         heads += [f"- {name.lower()}", f"+ {name.lower()}"]
     caption = f"{run.folder.name}: attributes taken away and added, by {ATTRIBUTE_STEP} differences of mean codes"
@@ -484,6 +516,7 @@ COLUMNS = {  # heading: (where the number lies in evaluation.json, its format)
     "(PCA)": ("pca_psnr_of_mean_mse", ".2f"),
     "SSIM": ("ssim", ".3f"),
     "Frechet": ("frechet.samples", ".2f"),
+    "(mixture)": ("frechet.mixture_samples", ".2f"),
     "(recon.)": ("frechet.reconstructions", ".2f"),
     "(train)": ("frechet.training", ".2f"),
     "C_T": ("novelty.c_t", "+.1f"),

@@ -4,10 +4,11 @@ Functions of arrays and models, without files or pictures. Losses are nats per i
 (B, H, W, C); distances and statistics are float64. Sources: Burda et al. 2016 (importance-weighted bound,
 arXiv:1509.00519), Theis et al. 2016 (dequantisation, arXiv:1511.01844), Tipping & Bishop 1999 (probabilistic PCA),
 Dowson & Landau 1982 and Heusel et al. 2017 (Frechet distance of Gaussians, arXiv:1706.08500), Meehan et al. 2020
-(test of data copying, arXiv:2004.05675).
+(test of data copying, arXiv:2004.05675), Ghosh et al. 2020 (mixture fitted to codes, arXiv:1903.12436).
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -122,6 +123,63 @@ def pca_reconstruction(ppca, x):
     components = ppca.decode / np.where(lengths > 0, lengths, 1)  # (z, D), orthonormal rows
     centred = x - ppca.decode_bias
     return np.clip(ppca.decode_bias + centred @ components.T @ components, 0, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Where codes lie: a Gaussian mixture instead of N(0, I)
+# ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Gaussians with full covariances, in float64."""
+
+    shares: np.ndarray  # (K,), together 1
+    means: np.ndarray  # (K, z)
+    factors: np.ndarray  # (K, z, z), lower Cholesky factors of the covariances
+
+    def log_densities(self, codes):
+        """log of each Gaussian's share of the density, nats.  Codes (N, z) -> (N, K)."""
+        columns = []
+        for share, mean, factor in zip(self.shares, self.means, self.factors, strict=True):
+            scaled = (codes - mean) @ np.linalg.inv(factor).T
+            constant = math.log(share) - np.log(np.diag(factor)).sum() - 0.5 * len(mean) * math.log(2 * math.pi)
+            columns.append(constant - 0.5 * np.square(scaled).sum(axis=1))
+        return np.stack(columns, axis=1)
+
+    def draw(self, count, seed):
+        """Codes (count, z)."""
+        random = np.random.default_rng(seed)
+        chosen = random.choice(len(self.shares), count, p=self.shares)
+        codes = random.standard_normal((count, self.means.shape[1]))
+        for number, (mean, factor) in enumerate(zip(self.means, self.factors, strict=True)):
+            codes[chosen == number] = mean + codes[chosen == number] @ factor.T
+        return codes
+
+
+def fit_mixture(codes, count, seed, steps=40):
+    """A mixture of `count` Gaussians fitted to codes (N, z) by expectation-maximisation, from `count` codes as means.
+
+    Sampling from it, not from N(0, I), is ex-post density estimation (Ghosh et al. 2020, section 4). Each Gaussian
+    counts one more code, where it started and spread as N(0, I), so that no covariance degenerates however few codes
+    there are.
+    """
+    codes = np.asarray(codes, np.float64)
+    count, size = min(count, len(codes)), codes.shape[1]
+    starts = codes[np.random.default_rng(seed).choice(len(codes), count, replace=False)]
+    belongs = np.eye(count)[nearest(codes, starts)[1]]  # (N, K)
+    for _ in progress(range(steps), steps):
+        weights = belongs.sum(axis=0) + 1
+        means = (belongs.T @ codes + starts) / weights[:, None]
+        factors = []
+        for share, mean, weight in zip(belongs.T, means, weights, strict=True):
+            centred = codes - mean
+            factors.append(np.linalg.cholesky((centred.T @ (centred * share[:, None]) + np.eye(size)) / weight))
+        mixture = Mixture(weights / weights.sum(), means, np.stack(factors))
+        scores = mixture.log_densities(codes)
+        belongs = np.exp(scores - scores.max(axis=1, keepdims=True))
+        belongs /= belongs.sum(axis=1, keepdims=True)
+    return mixture
 
 
 # ---------------------------------------------------------------------------------------------------------------

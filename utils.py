@@ -255,6 +255,15 @@ def average_rate(power, step, steps):
     return min(1.0, (power + 1) * steps / step)
 
 
+def kl_weight(beta, warmup_epochs, epochs_done):
+    """Weight of the KL term: from 0 to `beta` in a straight line over the first epochs (Sønderby et al. 2016).
+
+    Units that cannot pay for their KL while the decoder knows nothing get time to become useful. Counted from the
+    beginning, not in shares of the run: what a run has done does not change when it is made longer.
+    """
+    return beta * min(1.0, epochs_done / warmup_epochs) if warmup_epochs else beta
+
+
 def training_calls(images, settings, epoch):
     """One epoch of uint8 batches (steps_per_call, B, H, W, C) with the number of steps to take in each.
 
@@ -299,7 +308,7 @@ def build_train_call(vae, average, optimizer, settings):
         for mean, variable in zip(average.variables, variables, strict=True):
             mean.assign_add(rate * (variable - mean))
 
-    def train_step(images, step):
+    def train_step(images, step, beta):
         if settings.shift:
             images = shifted(images, settings.shift, random_key(settings.seed, SHIFT, step))
         x = to_pixels(images)
@@ -308,15 +317,15 @@ def build_train_call(vae, average, optimizer, settings):
         noise = tf.random.stateless_normal((tf.shape(x)[0], settings.z), random_key(settings.seed, NOISE, step))
         with tf.GradientTape() as tape:
             recon, kl = map(tf.reduce_mean, vae.elbo_terms(x, noise))
-            loss = recon + settings.beta * kl
+            loss = recon + beta * kl
         update(tape.gradient(loss, variables))
         return tf.stack([recon, kl])
 
     @tf.function(jit_compile=settings.xla)
-    def train_call(batches, steps, first_step, rate):
+    def train_call(batches, steps, first_step, beta, rate):
         terms = tf.TensorArray(tf.float32, settings.steps_per_call, element_shape=(2,))
         for k in tf.range(steps):
-            terms = terms.write(k, train_step(batches[k], first_step + tf.cast(k, tf.int64)))
+            terms = terms.write(k, train_step(batches[k], first_step + tf.cast(k, tf.int64), beta))
         update_average(rate)
         return terms.stack()
 
@@ -485,8 +494,10 @@ def train_epoch(run, train_call, epoch):
     step, total = (epoch - 1) * steps, np.zeros(2)
     for batches, count in progress(calls, -(-steps // settings.steps_per_call)):
         drawn = binarized(batches, settings.binarize, random_key(settings.seed, BINARIZE, step))
+        beta = tf.constant(kl_weight(settings.beta, settings.kl_warmup_epochs, step / steps), tf.float32)
         rate = tf.constant(average_rate(settings.average_power, step + count, count), tf.float32)
-        terms = train_call(tf.constant(drawn), tf.constant(count), tf.constant(step, tf.int64), rate).numpy()[:count]
+        counts = tf.constant(count), tf.constant(step, tf.int64)
+        terms = train_call(tf.constant(drawn), *counts, beta, rate).numpy()[:count]
         check_finite(terms, epoch, step, run.folder)
         total += terms.sum(axis=0, dtype=np.float64)
         step += count

@@ -37,6 +37,7 @@ GRADIENT_CLIP = 100.0  # global norm, nats per image: about the norm of a usual 
 DECAY_PER_EPOCH = None  # share of the weights that AdamW takes back in an epoch: without it, sets are overfitted
 AVERAGE_POWER = 7.0  # evaluated weights are an average over about the last 1 / (7 + 1) of the run
 BETA = 1.0  # weight of the KL term; 1 is the ELBO
+KL_WARMUP_EPOCHS = 0.0  # epochs over which that weight rises from 0: more active units, which pay in long runs only
 STEPS_PER_CALL = 4  # training steps in one compiled call: little overhead, and a progress bar that moves
 XLA = False  # XLA's convolution gradients are about 50 times slower on a CPU
 

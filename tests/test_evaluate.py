@@ -25,7 +25,7 @@ KEYS = {
     *"psnr psnr_of_mean_mse ssim pca_psnr_of_mean_mse ppca_bits_per_dim frechet novelty attributes".split(),
     *"dataset script z likelihood binarize training_seed seed test_images seconds".split(),
 }
-PICTURES = {*"traversals.png interpolation.png pairs.png neighbours.png".split()}
+PICTURES = {*"traversals.png interpolation.png pairs.png neighbours.png mixture.png".split()}
 
 
 @pytest.fixture
@@ -55,8 +55,9 @@ def check_consistent(numbers):
     assert sum(numbers["kl_per_unit"]) == pytest.approx(numbers["kl"], rel=1e-4)
     assert numbers["nll"] < numbers["loss"] + 3 * numbers["nll_standard_error"]
     assert -1 <= numbers["ssim"] <= 1 and numbers["psnr"] > 0
-    assert all(numbers["frechet"][view] >= 0 for view in ("samples", "reconstructions", "training"))
-    assert numbers["frechet"]["samples_images"] == evaluate.SAMPLES
+    views = ("samples", "mixture_samples", "reconstructions", "training")
+    assert all(numbers["frechet"][view] >= 0 for view in views)
+    assert numbers["frechet"]["samples_images"] == numbers["frechet"]["mixture_samples_images"] == evaluate.SAMPLES
     assert 0 <= numbers["frechet"]["classifier_accuracy"] <= 1
     assert 0 <= numbers["novelty"]["share_nearer_than_held_out"] <= 1
 

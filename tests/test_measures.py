@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -106,6 +107,55 @@ def test_a_sum_of_many_weights_loses_none(xla):
     exact = exact_nll(ppca, x.numpy().reshape(20, -1).astype(np.float64))
     call = measures.build_importance_call(vae, argparse.Namespace(seed=0, xla=xla))
     np.testing.assert_allclose(bound(vae, x, 5000, steps=5000, call=call), exact, atol=0.02)
+
+
+def two_clouds(count):
+    """Codes (count, 2): three in four around (3, 0), stretched and turned; the rest around (-2, 1), narrow."""
+    random = np.random.default_rng(0)
+    turned, narrow = np.array([[1.0, 0.0], [0.8, 0.3]]), 0.1 * np.eye(2)
+    first = random.random(count) < 0.75
+    noise = random.standard_normal((count, 2))
+    codes = np.where(first[:, None], [3.0, 0.0] + noise @ turned.T, [-2.0, 1.0] + noise @ narrow.T)
+    return codes, [(0.75, [3, 0], turned @ turned.T), (0.25, [-2, 1], narrow @ narrow.T)]
+
+
+def test_mixture_finds_planted_gaussians_and_draws_from_them():
+    codes, planted = two_clouds(20_000)
+    mixture = measures.fit_mixture(codes, 2, seed=1)
+    drawn = mixture.draw(20_000, seed=1)
+    for share, mean, covariance in planted:
+        found = int(np.argmin(np.linalg.norm(mixture.means - mean, axis=1)))
+        assert mixture.shares[found] == pytest.approx(share, abs=0.01)
+        np.testing.assert_allclose(mixture.means[found], mean, atol=0.03)
+        np.testing.assert_allclose(mixture.factors[found] @ mixture.factors[found].T, covariance, atol=0.03)
+    np.testing.assert_allclose(drawn.mean(axis=0), codes.mean(axis=0), atol=0.06)
+    np.testing.assert_allclose(np.cov(drawn.T), np.cov(codes.T), atol=0.15)
+    assert np.mean(drawn[:, 0] < -1.5) == pytest.approx(0.25, abs=0.01)
+
+
+def test_mixture_density_is_that_of_its_gaussians():
+    codes, _ = two_clouds(200)
+    mixture = measures.fit_mixture(codes, 3, seed=0)
+    for column, (share, mean, factor) in enumerate(zip(mixture.shares, mixture.means, mixture.factors, strict=True)):
+        covariance, centred = factor @ factor.T, codes - mean
+        distance = np.einsum("ni,ij,nj->n", centred, np.linalg.inv(covariance), centred)
+        expected = np.log(share / (2 * math.pi * np.sqrt(np.linalg.det(covariance)))) - 0.5 * distance
+        np.testing.assert_allclose(mixture.log_densities(codes)[:, column], expected, atol=1e-8)
+
+
+def test_longer_fitting_is_never_less_likely():
+    codes, _ = two_clouds(5000)
+
+    def likelihood(steps):
+        return np.logaddexp.reduce(measures.fit_mixture(codes, 4, 0, steps).log_densities(codes), axis=1).mean()
+
+    found = [likelihood(steps) for steps in (1, 2, 5, 20, 60)]
+    assert all(later > earlier - 1e-3 for earlier, later in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize("codes", [np.zeros((1, 3)), np.ones((40, 3)), np.arange(6.0).reshape(2, 3)])
+def test_mixture_of_hardly_any_codes_is_finite(codes):
+    assert np.all(np.isfinite(measures.fit_mixture(codes, 5, seed=0).draw(50, seed=0)))
 
 
 def test_dequantised_images_round_to_the_image():

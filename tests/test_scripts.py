@@ -157,6 +157,14 @@ def test_beta_weighs_training_only(quick, tmp_path):
     assert free["test_loss"] == pytest.approx(free["test_recon"] + free["test_kl"])
 
 
+def test_kl_warmup_keeps_the_weight_of_the_kl_low_at_first(quick, tmp_path):
+    free = train("fc", tmp_path, "--beta", 0, "--epochs", 4)
+    rising = train("fc", tmp_path, "--kl-warmup-epochs", 1e6, "--epochs", 4)
+    kept = train("fc", tmp_path, "--kl-warmup-epochs", 0, "--epochs", 4)
+    assert rising["test_kl"] == pytest.approx(free["test_kl"], rel=0.01)
+    assert kept["test_kl"] < free["test_kl"] / 2
+
+
 @pytest.mark.parametrize("binarize", ["dynamic", "threshold"])
 def test_black_and_white_pixels(binarize, quick, tmp_path):
     metrics = train("fc", tmp_path, "--binarize", binarize)
@@ -241,7 +249,8 @@ def wait_for(condition, process):
 
 BAD_FLAGS = {
     "--z": "0", "--epochs": "-1", "--batch-size": "0", "--learning-rate": "nan", "--likelihood": "poisson",
-    "--binarize": "yes", "--beta": "-0.1", "--seed": "-5", "--limit": "0", "--image-size": "63", "--name": "a/b",
+    "--binarize": "yes", "--beta": "-0.1", "--kl-warmup-epochs": "-1",
+    "--decay-per-epoch": "1.5", "--seed": "-5", "--limit": "0", "--image-size": "63", "--name": "a/b",
 }  # fmt: skip
 
 

@@ -59,6 +59,11 @@ def test_shifted_images_are_moved_by_all_steps_within_reach_with_edges_repeated(
     assert np.all(same.sum(axis=0) == 1) and np.all(abs(same.sum(axis=1) - 100) < 40)
 
 
+def test_kl_weight_rises_in_a_straight_line_and_stays():
+    assert [utils.kl_weight(0.5, 4, done) for done in (0, 1, 2, 4, 5)] == [0, 0.125, 0.25, 0.5, 0.5]
+    assert utils.kl_weight(0.5, 0, 0) == 0.5
+
+
 def test_average_weighs_each_step_by_a_power_of_its_number():
     """Karras et al. 2024, section 3.1: the weight of step t is proportional to t^power."""
     power, total = 7.0, 2000
