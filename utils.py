@@ -256,10 +256,10 @@ def average_rate(power, step, steps):
 
 
 def kl_weight(beta, warmup_epochs, epochs_done):
-    """Weight of the KL term: from 0 to `beta` in a straight line over the first epochs (Sønderby et al. 2016).
+    """Weight of the KL term: from 0 to `beta` in a straight line over the first epochs.
 
-    Units that cannot pay for their KL while the decoder knows nothing get time to become useful. Counted from the
-    beginning, not in shares of the run: what a run has done does not change when it is made longer.
+    Units that cannot pay for their KL while the decoder knows nothing get time to become useful (Sønderby et al. 2016,
+    arXiv:1602.02282). In epochs, not in shares of the run, so that a run can be made longer.
     """
     return beta * min(1.0, epochs_done / warmup_epochs) if warmup_epochs else beta
 
