@@ -130,6 +130,8 @@ def parse_settings(script, description, constants, argv=None):
     for name, (kind, text) in FLAGS.items():
         accepted = {"choices": kind} if isinstance(kind, tuple) else {"type": kind, "metavar": name.upper()}
         parser.add_argument("--" + name.replace("_", "-"), help=text, **accepted)
+    shows = "write tensorboard/ into the run folder too: look at it with tensorboard --logdir"
+    parser.add_argument("--tensorboard", action="store_true", default=None, help=shows)
     parser.add_argument("--resume", action="store_true", help="go on with the run where it stopped")
     flags = vars(parser.parse_args(argv))
     given |= {name: value for name, value in flags.items() if value is not None}

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from console import UserError, note, reason
 
-FREE_TO_CHANGE = {"epochs", "resume", "data_dir", "out", "name", "versions", "git_commit", "command"}  # on --resume
+FREE_TO_CHANGE = {  # on --resume
+    *("epochs", "resume", "data_dir", "out", "name", "tensorboard", "versions", "git_commit", "command"),
+}
 
 
 def open_run(settings, data):

@@ -23,6 +23,8 @@ with quiet_stderr():
     import keras
     import tensorflow as tf
 
+    from board import Board
+
     tf.get_logger().setLevel("ERROR")  # its advice on retracing means nothing to a user
     GPUS = tf.config.list_physical_devices("GPU")
 
@@ -412,6 +414,7 @@ class Run:
     optimizer: keras.Optimizer
     checkpoints: tf.train.CheckpointManager
     rows: list
+    board: Board | None  # of --tensorboard
 
 
 def train(encoder, decoder, data, settings):
@@ -453,7 +456,8 @@ def start_run(encoder, decoder, data, settings):
     folder = open_run(settings, data)
     state = tf.train.Checkpoint(vae=vae.state, average=average.state, optimizer=optimizer.variables)
     checkpoints = tf.train.CheckpointManager(state, str(folder / "checkpoint"), max_to_keep=2)
-    run = Run(settings, data, folder, vae, average, optimizer, checkpoints, restore(checkpoints, folder))
+    board = Board(folder) if settings.tensorboard else None
+    run = Run(settings, data, folder, vae, average, optimizer, checkpoints, restore(checkpoints, folder), board)
     note(
         f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, "
         f"{'x'.join(map(str, data.image_shape))}; z = {settings.z}, {settings.likelihood} pixels, "
@@ -482,6 +486,8 @@ def run_epoch(run, train_call, evaluate_call, epoch):
     run.rows.append(epoch_row(run, epoch, (seconds, training_seconds), train_terms, test_terms, active_units))
     write_rows(run.folder / "metrics.csv", run.rows)  # before the checkpoint: a resumed run drops rows, adds none
     save_checkpoint(run.checkpoints, epoch)
+    if run.board:
+        run.board.numbers(run.rows[-1])
     print_row(run.rows[-1], run.settings)
     return means
 
@@ -617,6 +623,8 @@ def draw_pictures(run, means):
         images = run.average.pixel_means(pictures.manifold_codes(20)).numpy()
         caption = f"{title}: decoder over the Gaussian quantile grid, z1 to the right, z2 upwards"
         pictures.save_grid(folder / "manifold.png", images, 20, caption)
+    if run.board:
+        run.board.pictures([folder / name for name in PICTURES], epoch)
 
 
 def draw_reconstructions(run, means, title):

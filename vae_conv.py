@@ -52,6 +52,7 @@ IMAGE_SIZE = None  # celeba and folders: 32, 64 or 128; None is 64
 DATA_DIR = "data"
 OUT = "results"
 NAME = None  # run folder's name; None: conv_<dataset>_z<z>
+TENSORBOARD = False  # numbers and pictures for TensorBoard too
 
 _DIGITS = {"DECAY_PER_EPOCH": 0.03, "MIRROR": False, "SHIFT": 0}
 _PHOTOGRAPHS = {"DECAY_PER_EPOCH": 0.125, "MIRROR": True, "SHIFT": 0}

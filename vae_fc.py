@@ -47,6 +47,7 @@ IMAGE_SIZE = None  # celeba and folders: 32, 64 or 128; None is 64
 DATA_DIR = "data"
 OUT = "results"
 NAME = None  # run folder's name; None: fc_<dataset>_z<z>
+TENSORBOARD = False  # numbers and pictures for TensorBoard too
 
 _DIGITS = {"LEARNING_RATE": 1e-3, "DECAY_PER_EPOCH": 0.03, "MIRROR": False}
 _PHOTOGRAPHS = {"LEARNING_RATE": 5e-4, "DECAY_PER_EPOCH": 0.125, "MIRROR": True}

@@ -21,6 +21,7 @@ from console import NonFiniteError, UserError
 
 # isort: split
 import keras
+import tensorflow as tf
 
 COLUMNS = (
     "epoch seconds images_per_second learning_rate train_loss train_recon train_kl test_loss test_recon test_kl "
@@ -169,6 +170,26 @@ def test_kl_warmup_keeps_the_weight_of_the_kl_low_at_first(quick, tmp_path):
 def test_black_and_white_pixels(binarize, quick, tmp_path):
     metrics = train("fc", tmp_path, "--binarize", binarize)
     assert metrics["binarize"] == binarize and np.isfinite(metrics["test_loss"])
+
+
+def test_tensorboard_gets_numbers_and_pictures(small_sets, tmp_path, monkeypatch):
+    """Read back without TensorBoard: the records are TensorFlow's."""
+    monkeypatch.setattr(vae_fc, "XLA", False)
+    metrics = train("fc", tmp_path, "--tensorboard")
+    folder = tmp_path / "fc_toy-digits_z2"
+    [path] = (folder / "tensorboard").iterdir()
+    events = [tf.compat.v1.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(path))]
+    found = {
+        (value.tag, event.step): tf.make_ndarray(value.tensor) for event in events for value in event.summary.value
+    }
+    assert [step for tag, step in found if tag == "test/loss"] == [1, 2]
+    assert found["test/loss", 2] == pytest.approx(metrics["test_loss"])
+    assert ("run/sigma", 1) not in found, "Bernoulli pixels have none"
+    width, height, content = found["samples", 2]
+    assert content == (folder / "samples.png").read_bytes()
+    assert (int(width), int(height)) == Image.open(folder / "samples.png").size
+    train("fc", tmp_path, "--resume", "--epochs", 3)
+    assert len(list((folder / "tensorboard").iterdir())) == 1, "only where it is asked for"
 
 
 def test_finished_runs_stay(quick, tmp_path):

@@ -49,7 +49,7 @@ def our_epoch(script, shape, z, likelihood, images):
     vae = utils.Vae(*networks, tf.Variable(0.0), likelihood)
     average, optimizer = utils.copy_vae(vae), utils.build_optimizer(settings, vae.variables, len(images) // BATCH)
     data = Dataset("random", images, images[:1], None, None, ())
-    run = utils.Run(settings, data, None, vae, average, optimizer, None, [])
+    run = utils.Run(settings, data, None, vae, average, optimizer, None, [], None)
     train_call = utils.build_train_call(vae, average, optimizer, settings)
     return lambda epoch: utils.train_epoch(run, train_call, epoch).sum()
 
