@@ -42,7 +42,7 @@ def load_classifier(data, data_dir):
 
     @tf.function(reduce_retracing=True)
     def describe(images):
-        return model(255 * tf.cast(images, tf.float32))
+        return model(255 * tf.cast(images, tf.float32), training=False)  # else RandomFlip would go on mirroring
 
     return describe
 

@@ -269,5 +269,6 @@ def test_classifier_finds_planted_labels(tmp_path):
     assert features.shape == (100, classifier.FEATURES)
     presence, absence = evaluate.measures.recalls(logits.numpy() > 0, data.test_labels)
     assert min(*presence, *absence) > 0.9
+    np.testing.assert_array_equal(describe(data.test / 255)[0], features, "an image has the same features every time")
     again = classifier.load_classifier(data, tmp_path)
     np.testing.assert_array_equal(again(data.test / 255)[1], logits)
