@@ -14,7 +14,7 @@ from pathlib import Path
 from console import UserError, note, reason
 
 FREE_TO_CHANGE = {  # on --resume
-    *("epochs", "resume", "data_dir", "out", "name", "tensorboard", "versions", "git_commit", "command"),
+    *("epochs", "resume", "data_dir", "out", "name", "strategy", "tensorboard", "versions", "git_commit", "command"),
 }
 
 

@@ -17,18 +17,19 @@ import numpy as np
 import pictures
 from console import NonFiniteError, UserError, launch, note, parse_settings, progress, quiet_stderr, reason
 from data.datasets import Dataset, load_dataset
-from run_folder import open_run, read_rows, replace_with, write_json, write_rows
+from run_folder import open_run, read_rows, replace_with, run_config, write_json, write_rows
 
 with quiet_stderr():
     import keras
     import tensorflow as tf
 
     from board import Board
+    from distributed import is_chief, lost_workers, open_strategy, share_of_batch, start_together
 
     tf.get_logger().setLevel("ERROR")  # its advice on retracing means nothing to a user
     GPUS = tf.config.list_physical_devices("GPU")
 
-__all__ = ["launch", "load_dataset", "parse_settings", "train"]  # what a script needs
+__all__ = ["launch", "load_dataset", "open_strategy", "parse_settings", "train"]  # what a script needs
 
 EVALUATION_BATCH = 500  # images
 PICTURE_SECONDS = 10  # between two drawings of the pictures while training
@@ -296,38 +297,73 @@ def shifted(images, reach, key):
     return images
 
 
-def build_train_call(vae, average, optimizer, settings):
-    """The compiled training function: several steps a call, then one update of the averaged weights."""
-    variables = vae.variables
+def build_gradient_call(vae, settings):
+    """The compiled gradients of the loss: gradient_call(images, step, beta, share) -> terms (2,), gradients.
 
-    # Both under XLA, also where the networks are not: one pass over the weights for all of an update's operations.
-    @tf.function(jit_compile=True)
-    def update(gradients):
-        optimizer.apply(clip_gradients(gradients, settings.gradient_clip), variables)
+    share: rows of the batch and their weights, for one replica of several; None for the whole batch. Random numbers
+    are the whole batch's in any case.
+    """
 
-    @tf.function(jit_compile=True)
-    def update_average(rate):
-        for mean, variable in zip(average.variables, variables, strict=True):
-            mean.assign_add(rate * (variable - mean))
-
-    def train_step(images, step, beta):
+    @tf.function(jit_compile=settings.xla)
+    def gradient_call(images, step, beta, share=None):
         if settings.shift:
             images = shifted(images, settings.shift, random_key(settings.seed, SHIFT, step))
         x = to_pixels(images)
         if settings.mirror:
             x = mirrored(x, random_key(settings.seed, MIRROR, step))
         noise = tf.random.stateless_normal((tf.shape(x)[0], settings.z), random_key(settings.seed, NOISE, step))
+        mean = tf.reduce_mean
+        if share:
+            (rows, weights), mean = share, lambda values: tf.reduce_sum(weights * values)
+            x, noise = tf.gather(x, rows), tf.gather(noise, rows)
         with tf.GradientTape() as tape:
-            recon, kl = map(tf.reduce_mean, vae.elbo_terms(x, noise))
+            recon, kl = map(mean, vae.elbo_terms(x, noise))
             loss = recon + beta * kl
-        update(tape.gradient(loss, variables))
-        return tf.stack([recon, kl])
+        return tf.stack([recon, kl]), tape.gradient(loss, vae.variables)
 
-    @tf.function(jit_compile=settings.xla)
+    return gradient_call
+
+
+def build_train_call(vae, average, optimizer, settings):
+    """The compiled training function: several steps a call, then one update of the averaged weights."""
+    strategy, gradient_call = tf.distribute.get_strategy(), build_gradient_call(vae, settings)
+    alone = strategy.num_replicas_in_sync == 1
+
+    # Both under XLA, also where the networks are not: one pass over the weights for all of an update's operations.
+    @tf.function(jit_compile=alone)
+    def update(gradients):
+        optimizer.apply(clip_gradients(gradients, settings.gradient_clip), vae.variables)
+
+    @tf.function(jit_compile=alone)
+    def update_average(rate):
+        for mean, variable in zip(average.variables, vae.variables, strict=True):
+            mean.assign_add(rate * (variable - mean))
+
+    def train_step(images, step, beta):
+        terms, gradients = gradient_call(images, step, beta)
+        update(gradients)
+        return terms
+
+    def replica_step(images, step, beta):
+        context = tf.distribute.get_replica_context()
+        terms, gradients = gradient_call(images, step, beta, share_of_batch(settings.batch_size, context))
+        terms, *gradients = context.all_reduce("sum", [terms, *gradients])
+        gradients = clip_gradients(gradients, settings.gradient_clip)
+        # Keras sums gradients over replicas once more: all but one bring nothing
+        first = tf.cast(tf.equal(context.replica_id_in_sync_group, 0), tf.float32)
+        optimizer.apply([first * gradient for gradient in gradients], vae.variables)
+        return terms
+
+    def any_step(*arguments):
+        if alone:
+            return train_step(*arguments)
+        return strategy.experimental_local_results(strategy.run(replica_step, arguments))[0]
+
+    @tf.function(jit_compile=settings.xla and alone)
     def train_call(batches, steps, first_step, beta, rate):
         terms = tf.TensorArray(tf.float32, settings.steps_per_call, element_shape=(2,))
         for k in tf.range(steps):
-            terms = terms.write(k, train_step(batches[k], first_step + tf.cast(k, tf.int64), beta))
+            terms = terms.write(k, any_step(batches[k], first_step + tf.cast(k, tf.int64), beta))
         update_average(rate)
         return terms.stack()
 
@@ -388,9 +424,10 @@ def check_finite(terms, epoch, first_step, folder):
     bad = np.argwhere(~np.isfinite(terms))
     if len(bad):
         step, term = bad[0]
+        kept = f"{folder}/checkpoint" if folder else "the first worker's checkpoint"
         raise NonFiniteError(
             f"{('the reconstruction', 'the KL')[term]} term became {terms[step, term]} in epoch {epoch}, step "
-            f"{first_step + step + 1}; {folder}/checkpoint holds epoch {epoch - 1}. Try a smaller --learning-rate"
+            f"{first_step + step + 1}; {kept} holds epoch {epoch - 1}. Try a smaller --learning-rate"
         )
 
 
@@ -408,7 +445,7 @@ class Run:
 
     settings: argparse.Namespace
     data: Dataset
-    folder: Path
+    folder: Path | None  # None: another worker keeps it
     vae: Vae  # being trained
     average: Vae  # its averaged weights: evaluated, pictured and saved
     optimizer: keras.Optimizer
@@ -429,14 +466,16 @@ def train(encoder, decoder, data, settings):
     pictured = time.perf_counter()
     try:
         for epoch in range(len(run.rows) + 1, settings.epochs + 1):
-            means = run_epoch(run, train_call, evaluate_call, epoch)
-            if time.perf_counter() - pictured > PICTURE_SECONDS and epoch < settings.epochs:
+            with lost_workers():
+                means = run_epoch(run, train_call, evaluate_call, epoch)
+            if time.perf_counter() - pictured > PICTURE_SECONDS and epoch < settings.epochs and run.folder:
                 draw_pictures(run, means)
                 pictured = time.perf_counter()
     except KeyboardInterrupt:
-        message = f"interrupted: epoch {len(run.rows)} is kept in {run.folder}/checkpoint; --resume goes on from there"
+        kept = f"{run.folder}/checkpoint" if run.folder else "the first worker's checkpoint"
+        message = f"interrupted: epoch {len(run.rows)} is kept in {kept}; --resume goes on from there"
         raise KeyboardInterrupt(message) from None
-    return finish(run, evaluate_call)
+    return finish(run, evaluate_call) if run.folder else run.rows[-1]
 
 
 def start_run(encoder, decoder, data, settings):
@@ -453,16 +492,21 @@ def start_run(encoder, decoder, data, settings):
     vae = Vae(encoder, decoder, tf.Variable(math.log(sigma), dtype=tf.float32, name="log_sigma"), settings.likelihood)
     average = copy_vae(vae)
     optimizer = build_optimizer(settings, vae.variables, len(data.train) // settings.batch_size)
-    folder = open_run(settings, data)
+    folder = open_run(settings, data) if is_chief() else None
     state = tf.train.Checkpoint(vae=vae.state, average=average.state, optimizer=optimizer.variables)
-    checkpoints = tf.train.CheckpointManager(state, str(folder / "checkpoint"), max_to_keep=2)
-    board = Board(folder) if settings.tensorboard else None
-    run = Run(settings, data, folder, vae, average, optimizer, checkpoints, restore(checkpoints, folder), board)
+    _ = state.save_counter  # made by all workers, or the one that saves would wait for the others to make theirs
+    checkpoints = tf.train.CheckpointManager(state, str(folder / "checkpoint"), max_to_keep=2) if folder else None
+    rows = restore(checkpoints, folder) if folder else []
+    board = Board(folder) if settings.tensorboard and folder else None
+    with lost_workers():
+        state = [*vae.state, *average.state, *optimizer.variables]
+        rows = start_together(rows, run_config(settings, data), state)
+    run = Run(settings, data, folder, vae, average, optimizer, checkpoints, rows, board)
     note(
         f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, "
         f"{'x'.join(map(str, data.image_shape))}; z = {settings.z}, {settings.likelihood} pixels, "
         f"{count_parameters(vae):,} parameters, on the {'GPU' if GPUS else 'CPU'}\n"
-        f"loss = reconstruction + KL in nats per image; run folder {folder}"
+        f"loss = reconstruction + KL in nats per image; run folder {folder or 'of the first worker'}"
         + (f", resumed after epoch {len(run.rows)}" if run.rows else "")
     )
     return run
@@ -484,8 +528,9 @@ def run_epoch(run, train_call, evaluate_call, epoch):
     active_units = int(np.sum(means.var(axis=0) > ACTIVE_VARIANCE))
     seconds = time.perf_counter() - began
     run.rows.append(epoch_row(run, epoch, (seconds, training_seconds), train_terms, test_terms, active_units))
-    write_rows(run.folder / "metrics.csv", run.rows)  # before the checkpoint: a resumed run drops rows, adds none
-    save_checkpoint(run.checkpoints, epoch)
+    if run.folder:
+        write_rows(run.folder / "metrics.csv", run.rows)  # before the checkpoint: a resumed run drops rows, adds none
+        save_checkpoint(run.checkpoints, epoch)
     if run.board:
         run.board.numbers(run.rows[-1])
     print_row(run.rows[-1], run.settings)

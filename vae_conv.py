@@ -52,6 +52,7 @@ IMAGE_SIZE = None  # celeba and folders: 32, 64 or 128; None is 64
 DATA_DIR = "data"
 OUT = "results"
 NAME = None  # run folder's name; None: conv_<dataset>_z<z>
+STRATEGY = "auto"  # one, mirrored (all devices of this machine) or multiworker (all machines of TF_CONFIG)
 TENSORBOARD = False  # numbers and pictures for TensorBoard too
 
 _DIGITS = {"DECAY_PER_EPOCH": 0.03, "MIRROR": False, "SHIFT": 0}
@@ -136,12 +137,13 @@ def build_decoder(image_shape, z, linear):
 def main(argv=None):
     """Train as the constants and flags say; returns the content of metrics.json."""
     settings = utils.parse_settings("conv", __doc__, globals(), argv)
-    data = utils.load_dataset(settings.dataset, settings.data_dir, settings.image_size, settings.limit)
-    keras.utils.set_random_seed(settings.seed)
-    linear = settings.likelihood == "gaussian"  # logits have no linear solution in closed form
-    encoder = build_encoder(data.image_shape, settings.z, linear)
-    decoder = build_decoder(data.image_shape, settings.z, linear)
-    return utils.train(encoder, decoder, data, settings)
+    with utils.open_strategy(settings.strategy).scope():
+        data = utils.load_dataset(settings.dataset, settings.data_dir, settings.image_size, settings.limit)
+        keras.utils.set_random_seed(settings.seed)
+        linear = settings.likelihood == "gaussian"  # logits have no linear solution in closed form
+        encoder = build_encoder(data.image_shape, settings.z, linear)
+        decoder = build_decoder(data.image_shape, settings.z, linear)
+        return utils.train(encoder, decoder, data, settings)
 
 
 if __name__ == "__main__":

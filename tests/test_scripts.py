@@ -6,12 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script, start_script
+from conftest import ROOT, run_script, start_script, wait_for
 from PIL import Image
 
 import utils
@@ -257,15 +256,6 @@ def test_interrupt_keeps_the_checkpoint(image_folder, tmp_path):
     assert process.returncode == 130
     assert "--resume" in error and "Traceback" not in error
     assert "tensorflow" not in (out + error).lower(), "no log of TensorFlow's own"
-
-
-def wait_for(condition, process):
-    for _ in range(1200):
-        if condition():
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    raise AssertionError("nothing happened for a minute")
 
 
 BAD_FLAGS = {

@@ -1,0 +1,144 @@
+"""Several devices and several machines give what one gives; a worker that is lost ends the run, --resume completes it.
+
+Devices are logical CPUs, machines are processes on 127.0.0.1.
+"""
+
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_script, wait_for
+
+import distributed
+from console import UserError
+
+ON_LOGICAL_DEVICES = """
+import sys
+import utils
+import tensorflow as tf
+cpu, count = tf.config.list_physical_devices("CPU")[0], int(sys.argv[1])
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+import vae_conv, vae_fc
+{"fc": vae_fc, "conv": vae_conv}[sys.argv[2]].main(sys.argv[3:])
+"""
+
+
+@pytest.fixture
+def flags(image_folder, tmp_path):
+    """A short run; its 54 training images in batches of 25, which neither two nor three devices divide."""
+    small = ["--image-size", 32, "--batch-size", 25, "--z", 3, "--epochs", 3]
+    return [*map(str, ["--dataset", image_folder, *small, "--data-dir", tmp_path, "--out", tmp_path / "out"])]
+
+
+def on_devices(count, script, flags):
+    command = [sys.executable, "-c", ON_LOGICAL_DEVICES, str(count), script, *flags, "--strategy", "mirrored"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=170)
+
+
+def start_workers(count, script, flags, own=((), (), ())):
+    """One process a worker, as on that many machines; `own`: flags of each."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    hosts = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+    for one in sockets:
+        one.close()
+    workers = []
+    for index in range(count):
+        config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
+        command = [sys.executable, str(ROOT / f"vae_{script}.py"), *flags, *own[index]]
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+        workers.append(subprocess.Popen(command, env=os.environ | {"TF_CONFIG": json.dumps(config)}, **pipes))
+    return workers
+
+
+def finish(workers):
+    """Exit codes and what was written to stderr."""
+    errors = [worker.communicate(timeout=170)[1] for worker in workers]
+    return [worker.returncode for worker in workers], errors
+
+
+def losses(folder):
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [[float(row[name]) for name in ("train_loss", "test_loss", "sigma")] for row in csv.DictReader(file)]
+
+
+def check_same(one, other):
+    np.testing.assert_allclose(losses(one), losses(other), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "replicas"), [(8, 2), (25, 3), (25, 4), (2, 4), (128, 1)])
+def test_shares_of_a_batch_are_the_batch(size, replicas):
+    total = np.zeros(size)
+    for number in range(replicas):
+        context = SimpleNamespace(num_replicas_in_sync=replicas, replica_id_in_sync_group=number)
+        rows, weights = distributed.share_of_batch(size, context)
+        np.add.at(total, rows.numpy(), weights.numpy())
+    np.testing.assert_allclose(total, 1 / size, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(None, "", "{", "[]", "{}", '{"cluster": {}}', '{"cluster": {"worker": []}, "task": {"type": "worker"}}'),
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}',
+    ],
+)
+def test_a_cluster_that_is_none_is_refused(config):
+    with pytest.raises(UserError, match=r"TF_CONFIG is .* has to be like .*\"worker\""):
+        distributed.check_cluster(config)
+
+
+def test_a_cluster_that_is_none_is_one_line_and_exit_2(flags):
+    result = run_script("vae_fc.py", *flags, env=os.environ | {"TF_CONFIG": "{}"})
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "TF_CONFIG" in result.stderr
+
+
+def test_two_devices_give_the_losses_of_one(flags, tmp_path):
+    run_script("vae_fc.py", *flags, "--name", "one", check=True)
+    on_devices(2, "fc", [*flags, "--name", "two"])
+    check_same(tmp_path / "out" / "one", tmp_path / "out" / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["fc", "conv"])
+def test_devices_and_workers_give_the_losses_of_one_device(script, flags, tmp_path):
+    run_script(f"vae_{script}.py", *flags, "--name", "one", check=True)
+    for count in (2, 4):
+        on_devices(count, script, [*flags, "--name", f"devices{count}"])
+    for count in (2, 3):
+        assert set(finish(start_workers(count, script, [*flags, "--name", f"workers{count}"]))[0]) == {0}
+    runs = {path.name for path in (tmp_path / "out").iterdir()}
+    assert runs == {"one", "devices2", "devices4", "workers2", "workers3"}, "one folder a run"
+    for name in runs - {"one"}:
+        check_same(tmp_path / "out" / "one", tmp_path / "out" / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_worker_ends_the_run_and_resuming_completes_it(lost, flags, tmp_path):
+    long = [*flags, "--name", "lost", "--epochs", "100000"]
+    workers = start_workers(2, "fc", long)
+    table = tmp_path / "out" / "lost" / "metrics.csv"
+    wait_for(lambda: table.exists() and len(table.read_text().splitlines()) > 3, workers[0])
+    workers[lost].kill()
+    codes, errors = finish(workers)
+    assert codes[1 - lost] == 2
+    assert errors[1 - lost].count("\n") == 1 and "start all of them again with --resume" in errors[1 - lost]
+    done = len(losses(table.parent))
+    ends = [*flags, "--epochs", str(done + 2)]
+    assert finish(start_workers(2, "fc", [*ends, "--name", "lost", "--resume"]))[0] == [0, 0]
+    run_script("vae_fc.py", *ends, "--name", "one", check=True)
+    check_same(table.parent, tmp_path / "out" / "one")
+
+
+@pytest.mark.slow
+def test_a_worker_with_other_flags_is_refused(flags):
+    workers = start_workers(2, "fc", flags, [["--seed", "1"], ["--seed", "2"]])
+    codes, errors = finish(workers)
+    assert codes == [2, 2] and any("differ from the first one's" in error for error in errors)
