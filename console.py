@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+from data.layouts import idx_folder
+
 EXIT_BAD_INPUT, EXIT_NON_FINITE, EXIT_INTERRUPTED = 2, 3, 130
 
 
@@ -140,7 +142,8 @@ def parse_settings(script, description, constants, argv=None):
     flags = vars(parser.parse_args(argv))
     given |= {name: value for name, value in flags.items() if value is not None}
     settings = argparse.Namespace(script=script, **given)
-    row = by_dataset.get(settings.dataset, by_dataset["a folder"])
+    own = "mnist" if idx_folder(Path(settings.dataset)) else "a folder"  # the first for sets in MNIST's file names
+    row = by_dataset.get(settings.dataset, by_dataset[own])
     for name, value in row.items():
         if getattr(settings, name.lower()) is None:
             setattr(settings, name.lower(), value)
@@ -161,7 +164,8 @@ def _check_constants(parser, settings):
                 parser.error(f"{name.upper()} (--{name.replace('_', '-')}): {error}")
     settings.image_size = int(settings.image_size) if settings.image_size else None
     if settings.likelihood == "auto":
-        settings.likelihood = "bernoulli" if settings.dataset in ("toy-digits", "mnist") else "gaussian"
+        digits = settings.dataset in ("toy-digits", "mnist") or idx_folder(Path(settings.dataset))
+        settings.likelihood = "bernoulli" if digits else "gaussian"
     if settings.likelihood == "gaussian" and settings.binarize != "none":
         parser.error(f"--binarize {settings.binarize}: black-and-white pixels need --likelihood bernoulli")
 

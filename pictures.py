@@ -10,6 +10,7 @@ from run_folder import replace_with
 PADDING = 2  # pixels between images, before enlarging
 LEAST_CELL = 56  # pixels: smaller images are enlarged by a whole factor, so that no pixel is interpolated
 PAPER, INK = 255, 60  # grey levels of background and text
+MOST_IN_LEGEND = 75  # classes: more names would leave no room for the map
 FACE_ATTRIBUTES = ("Smiling", "Eyeglasses", "Male", "Blond_Hair")  # shown in the latent map of faces
 
 
@@ -158,7 +159,9 @@ def _scatter_classes(ax, plane, labels, label_names):
     size = _dot_size(len(plane))
     for value, name in enumerate(label_names):
         ax.scatter(*plane[labels == value].T, s=size, color=colours[value], label=name, linewidths=0, alpha=0.7)
-    ax.legend(markerscale=3, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    if len(label_names) <= MOST_IN_LEGEND:
+        place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "ncols": -(-len(label_names) // 25)}
+        ax.legend(markerscale=3, frameon=False, **place)
 
 
 def _scatter_attribute(ax, plane, present, name):

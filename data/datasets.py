@@ -2,9 +2,12 @@
 
 import gzip
 import hashlib
+import itertools
+import math
 import os
 import struct
 import tarfile
+import zipfile
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +18,14 @@ from console import UserError, note, reason
 from data import toy
 from data.cache import open_cache
 from data.download import PUBLISHED, download
-from data.image_files import load_celeba, load_folder
+from data.image_files import load_celeba, load_folder, plain_name
+from data.layouts import SPLITS, find_idx, first_of, idx_folder, idx_name
+from data.pickled import read_batch
 
 DIGITS = tuple("0123456789")
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORD = 1 + 32 * 32 * 3  # bytes of an image in CIFAR-10's binary files: its label, then red, green and blue planes
-MOST_IMAGES = 10_000_000  # a header that promises more is damaged
+MOST_IMAGES, MOST_BYTES = 10_000_000, 8_000_000_000  # a header that promises more is damaged
 TOY_SETS = {  # name: (how to draw, training images, test images, names of the labels)
     "toy-digits": (toy.draw_digits, 10_000, 2_000, DIGITS),
     "toy-faces": (toy.draw_faces, 5_000, 1_000, toy.FACE_ATTRIBUTES),
@@ -54,11 +59,15 @@ def load_dataset(name, data_dir, image_size=None, limit=None):
     if name == "celeba":
         return Dataset(*load_celeba(Path(data_dir), image_size or 64, limit))
     loaders = {"mnist": load_mnist, "cifar10": load_cifar10, "cifar10-grey": load_cifar10_grey}
-    if name not in loaders and name not in TOY_SETS:
+    own = name not in loaders and name not in TOY_SETS
+    if own and not idx_folder(Path(name)):
         return Dataset(*load_folder(name, Path(data_dir), image_size or 64, limit))
     if image_size:
         raise UserError(f"--image-size: is for celeba and folders of images; the images of {name} have one size")
-    data = load_toy(name, Path(data_dir)) if name in TOY_SETS else loaders[name](Path(data_dir) / name.split("-")[0])
+    if own:
+        data = load_idx_folder(name)
+    else:
+        data = load_toy(name, Path(data_dir)) if name in TOY_SETS else loaders[name](Path(data_dir))
     return with_checksum(first_images(data, limit))
 
 
@@ -92,71 +101,145 @@ def load_toy(name, data_dir):
 
 # MNIST --------------------------------------------------------------------------------------------------------
 
-
-def load_mnist(folder):
-    """MNIST from its four IDX files: 60,000 + 10,000 images (28, 28, 1) and their digits."""
-    parts = {}
-    for split, prefix in (("train", "train"), ("test", "t10k")):
-        images_path = published(folder / f"{prefix}-images-idx3-ubyte.gz", "toy-digits")
-        labels_path = published(folder / f"{prefix}-labels-idx1-ubyte.gz", "toy-digits")
-        images, labels = read_idx(images_path, (28, 28)), read_idx(labels_path, ())
-        if len(images) != len(labels):
-            raise UserError(f"{labels_path}: {len(labels)} labels for {len(images)} images; {MNIST_HELP}")
-        if labels.max() > 9:
-            first = labels.argmax()
-            raise UserError(f"{labels_path}: label {labels[first]} of image {first} is no digit; {MNIST_HELP}")
-        parts |= {split: images[..., None], f"{split}_labels": labels}
-    return Dataset("mnist", label_names=DIGITS, **parts)
-
-
 MNIST_HELP = "delete the file, and the next run downloads it"
+OWN_HELP = "repair or replace it"
+NPZ_HELP = "delete it, and the next run downloads MNIST"
+SIDES = range(1, 513)  # pixels of images in IDX files of other sets
+IDX_FILES = list(itertools.product(SPLITS, ("images", "labels")))
+
+
+def load_mnist(data_dir):
+    """MNIST, 60,000 + 10,000 images (28, 28, 1) and their digits: its four IDX files, or Keras' mnist.npz."""
+    folder = idx_folder(data_dir / "mnist") or idx_folder(data_dir / "MNIST")
+    packed = first_of((data_dir / "mnist" / "mnist.npz", data_dir / "mnist.npz"))
+    if packed and not folder:
+        return Dataset("mnist", label_names=DIGITS, **read_npz(packed))
+    folder = folder or data_dir / "mnist"
+    paths = {file: find_idx(folder, *file) or folder / idx_name(*file) for file in IDX_FILES}
+    paths = {file: published(path, "toy-digits") for file, path in paths.items()}
+    return Dataset("mnist", label_names=DIGITS, **read_idx_files(paths, [28], 10, MNIST_HELP))
+
+
+def load_idx_folder(name):
+    """Another set in MNIST's file names, Fashion-MNIST for one, called as its folder is: images (H, W, 1), labels."""
+    folder = idx_folder(Path(name)).resolve()
+    paths = {file: find_idx(folder, *file) for file in IDX_FILES}
+    for file, path in paths.items():
+        if not path:
+            raise UserError(f"{folder / idx_name(*file)}: is not there, packed or unpacked; put it there")
+    parts = read_idx_files(paths, SIDES, 256, OWN_HELP)
+    sizes = [list(parts[split].shape[1:3]) for split in SPLITS]
+    if sizes[0] != sizes[1]:
+        raise UserError(f"{paths['test', 'images']}: images of {sizes[1]}, training images of {sizes[0]}; {OWN_HELP}")
+    largest = max(int(parts[f"{split}_labels"].max()) for split in SPLITS)
+    named = folder.parent if folder.name == "raw" else folder
+    return Dataset(plain_name(named), label_names=tuple(map(str, range(max(10, largest + 1)))), **parts)
+
+
+def read_idx_files(paths, sides, classes, way_out):
+    """Images (N, H, W, 1) and labels (N,) of both splits, by the names of Dataset's parts."""
+    parts = {}
+    for split in SPLITS:
+        images = read_idx(paths[split, "images"], (sides, sides), way_out)
+        labels = read_idx(paths[split, "labels"], (), way_out)
+        check_labels(paths[split, "labels"], images, labels, classes, way_out)
+        parts |= {split: images[..., None], f"{split}_labels": labels}
+    return parts
+
+
+def check_labels(path, images, labels, classes, way_out):
+    """UserError unless each image has a label below `classes`."""
+    if len(images) != len(labels):
+        raise UserError(f"{path}: {len(labels)} labels for {len(images)} images; {way_out}")
+    if labels.max() >= classes:
+        first = labels.argmax()
+        raise UserError(f"{path}: label {labels[first]} of image {first} is no digit; {way_out}")
 
 
 def published(path, toy_set):
     """The path of a published file: downloaded if missing, with a line about it if it is not what was published."""
     if not path.exists():
         download(path, toy_set)
-    elif path.is_file() and os.access(path, os.R_OK):  # else the reader has a message
+    elif path.name in PUBLISHED and path.is_file() and os.access(path, os.R_OK):  # else the reader has a message
         known = PUBLISHED[path.name]
         if hashlib.new(known.algorithm, path.read_bytes()).hexdigest() != known.checksum:
             note(f"{path}: not byte for byte the published file; used as it is")
     return path
 
 
-def read_idx(path, item_shape):
-    """Read a gzipped IDX file of unsigned bytes, (N, *item_shape), and nothing that is not exactly that."""
-    rank = 1 + len(item_shape)
+def read_idx(path, sides, way_out):
+    """Read an IDX file of unsigned bytes, gzipped or not, and nothing that is not exactly that: (N, ...).
+
+    sides: for each dimension behind the first, the sizes that it may have.
+    """
+    rank = 1 + len(sides)
     try:
-        with gzip.open(path) as file:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             header = file.read(4 + 4 * rank)
             if len(header) < 4 + 4 * rank or header[:4] != bytes((0, 0, 8, rank)):
-                raise UserError(f"{path}: not an IDX file of this kind (magic number {header[:4].hex()}); {MNIST_HELP}")
+                raise UserError(f"{path}: not an IDX file of this kind (magic number {header[:4].hex()}); {way_out}")
             count, *shape = struct.unpack(f">{rank}I", header[4:])
-            if tuple(shape) != item_shape:
-                raise UserError(f"{path}: holds items of size {shape}, not of {list(item_shape)}; {MNIST_HELP}")
-            if not 0 < count <= MOST_IMAGES:
-                raise UserError(f"{path}: holds {count:,} items; {MNIST_HELP}")
-            size = count * int(np.prod(item_shape))
+            if not all(side in known for side, known in zip(shape, sides, strict=True)):
+                raise UserError(f"{path}: holds items of size {shape}, not of {expected(sides)}; {way_out}")
+            size = count * math.prod(shape)
+            if not 0 < count <= MOST_IMAGES or size > MOST_BYTES:
+                raise UserError(f"{path}: holds {count:,} items; {way_out}")
             content = file.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({reason(error)}); {MNIST_HELP}") from None
+        raise UserError(f"{path}: cannot be read ({reason(error)}); {way_out}") from None
     if len(content) != size:
-        raise UserError(f"{path}: {'more' if len(content) > size else 'less'} than the {count} items; {MNIST_HELP}")
-    return np.frombuffer(content, np.uint8).reshape(count, *item_shape)
+        raise UserError(f"{path}: {'more' if len(content) > size else 'less'} than the {count} items; {way_out}")
+    return np.frombuffer(content, np.uint8).reshape(count, *shape)
+
+
+def expected(sides):
+    """Sizes as text: [28, 28], or 1 to 512 each."""
+    return [known[0] for known in sides] if all(len(known) == 1 for known in sides) else "1 to 512 pixels a side"
+
+
+def read_npz(path):
+    """Keras' mnist.npz: Dataset's parts from its arrays x_train, y_train, x_test and y_test, nothing unpickled."""
+    parts = {}
+    for split in SPLITS:
+        images, labels = read_array(path, f"x_{split}", 3), read_array(path, f"y_{split}", 1)
+        if images.shape[1:] != (28, 28):
+            sizes = f"{list(images.shape[1:])}, not of [28, 28]"
+            raise UserError(f"{path}: x_{split} holds items of size {sizes}; {NPZ_HELP}")
+        check_labels(path, images, labels, 10, NPZ_HELP)
+        parts |= {split: images[..., None], f"{split}_labels": labels}
+    return parts
+
+
+def read_array(path, name, rank):
+    """An array of bytes from an .npz file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo(f"{name}.npy").file_size > MOST_BYTES:
+                raise ValueError(f"{name} has more than {MOST_BYTES:,} bytes")
+            with archive.open(f"{name}.npy") as file:
+                array = np.lib.format.read_array(file, allow_pickle=False)
+                if file.read(1):
+                    raise ValueError(f"more than the array {name}")
+    except KeyError:
+        raise UserError(f"{path}: has no array {name}; {NPZ_HELP}") from None
+    except (OSError, EOFError, ValueError, zlib.error, MemoryError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)}); {NPZ_HELP}") from None
+    if array.dtype != np.uint8 or array.ndim != rank or not len(array):
+        raise UserError(f"{path}: {name} is {array.dtype} {list(array.shape)}, not bytes of {rank} axes; {NPZ_HELP}")
+    return array
 
 
 # CIFAR-10 -----------------------------------------------------------------------------------------------------
 
 
-def load_cifar10(folder):
-    """CIFAR-10 from the files of its binary version, as archive or unpacked: 50,000 + 10,000 images (32, 32, 3)."""
-    unpacked, archive = folder / "cifar-10-batches-bin", folder / "cifar-10-binary.tar.gz"
-    names = [f"data_batch_{number}.bin" for number in range(1, 6)] + ["test_batch.bin"]
-    if unpacked.is_dir():
-        source, files = unpacked, ((name, read_file(unpacked / name)) for name in names)
-    else:
-        source, files = published(archive, "toy-faces"), read_members(archive, names)
-    batches = [decode_records(content, source / name) for name, content in files]
+def load_cifar10(data_dir):
+    """CIFAR-10, 50,000 + 10,000 images (32, 32, 3): its binary version, packed or not, or its unpacked Python version.
+
+    In data_dir/cifar10, or in data_dir itself, where torchvision puts it.
+    """
+    source = first_of(folder / name for name in CIFAR_SOURCES for folder in (data_dir / "cifar10", data_dir))
+    source = source or published(data_dir / "cifar10" / "cifar-10-binary.tar.gz", "toy-faces")
+    batches = list(read_batches(source))
     counts = [len(labels) for _, labels in batches]
     if len(set(counts[:-1])) > 1:
         raise UserError(f"{source}: {counts[:-1]} images in its five training files, not as many in each; {CIFAR_HELP}")
@@ -167,14 +250,36 @@ def load_cifar10(folder):
     return Dataset("cifar10", train[0], test[0], train[1], test[1], CLASSES)
 
 
+CIFAR_SOURCES = ("cifar-10-batches-bin", "cifar-10-binary.tar.gz", "cifar-10-batches-py")
+
+
+def read_batches(source):
+    """Images (N, 32, 32, 3) and labels (N,) of the six files in their order."""
+    names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+    if source.name == "cifar-10-batches-py":
+        for name in names:
+            records = read_batch(read_file(source / name), source / name, CIFAR_HELP)
+            yield check_records(records, source / name)
+        return
+    names = [f"{name}.bin" for name in names]
+    if source.name == "cifar-10-batches-bin":
+        files = ((name, read_file(source / name)) for name in names)
+    else:
+        files = read_members(published(source, "toy-faces"), names)
+    for name, content in files:
+        yield decode_records(content, source / name)
+
+
 CIFAR_HELP = "delete it, and the next run downloads the archive"
 
 
 def read_file(path):
-    """Content of a file."""
+    """Content of a file of CIFAR-10's."""
     try:
+        if path.stat().st_size > MOST_IMAGES // 100 * RECORD:
+            raise ValueError(f"{path.stat().st_size:,} bytes are too many")
         return path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); {CIFAR_HELP}") from None
 
 
@@ -203,16 +308,20 @@ def decode_records(content, path):
     """Images (N, 32, 32, 3) and labels (N,) of a binary batch."""
     if not content or len(content) % RECORD:
         raise UserError(f"{path}: {len(content):,} bytes are no whole number of {RECORD}-byte images; {CIFAR_HELP}")
-    records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
+    return check_records(np.frombuffer(content, np.uint8).reshape(-1, RECORD), path)
+
+
+def check_records(records, path):
+    """Records (N, RECORD), a label and three planes each, as images (N, 32, 32, 3) and labels (N,)."""
     labels = records[:, 0].copy()
     if labels.max() > 9:
         raise UserError(f"{path}: label {labels.max()} of image {labels.argmax()} is none of 0 to 9; {CIFAR_HELP}")
     return np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
 
 
-def load_cifar10_grey(folder):
+def load_cifar10_grey(data_dir):
     """CIFAR-10 in grey: images (32, 32, 1)."""
-    data = load_cifar10(folder)
+    data = load_cifar10(data_dir)
     return replace(data, name="cifar10-grey", train=to_grey(data.train), test=to_grey(data.test))
 
 

@@ -26,6 +26,7 @@ UNREADABLE = (  # what Pillow and zipfile raise at damaged files
     *(struct.error, zlib.error, zipfile.BadZipFile, Image.DecompressionBombError),
 )
 OUR_SPLIT = "test images are instead the tenth whose name has a CRC-32 divisible by 10"
+CSV_NAME = "image_id"  # Kaggle's title of the column of names
 CACHE_FORMAT = 1  # to be raised when the same files shall give other pixels
 
 
@@ -113,15 +114,37 @@ def load_folder(name, data_dir, size, limit):
     if len(names) < 2:
         raise UserError(f"--dataset {name}: {len(names)} images (.png, .jpg, ...) in it; there have to be two or more")
     splits = [split[:limit] for split in split_by_name(names)]
-    title = re.sub(r"[^\w.-]+", "_", folder.resolve().name).strip("._-") or "images"
+    title = plain_name(folder.resolve())
     states = [(file.stat().st_size, file.stat().st_mtime_ns) for file in paths]
-    signature = [str(folder.resolve()), size, limit, list(zip(names, states, strict=True))]
+    classes = class_folders(names)
+    signature = [str(folder.resolve()), size, limit, list(zip(names, states, strict=True)), *classes]
 
     def decode(file):
         return read_image(lambda: folder / file, folder / file, lambda image: centre_square(image, size))
 
+    def labels():
+        rows = [classes.index(name.split("/")[0]) for split in splits for name in split]
+        return [plain_text(name) for name in classes], np.array(rows, np.int32)
+
     place = zlib.crc32(os.fsencode(folder.resolve()))  # so that two folders called "train" have two caches
-    return title, *open_images(data_dir, cache_name(f"{title}-{place:08x}", size, limit), signature, splits, decode)
+    cache = cache_name(f"{title}-{place:08x}", size, limit)
+    return title, *open_images(data_dir, cache, signature, splits, decode, labels if classes else None)
+
+
+def class_folders(names):
+    """The folders that sort a folder's images into classes, two at least; none where an image is in none of them."""
+    folders = sorted({name.split("/")[0] for name in names if "/" in name})
+    return folders if len(folders) > 1 and all("/" in name for name in names) else []
+
+
+def plain_text(name):
+    """A file name as a legend can show it."""
+    return re.sub(r"[^\w .,+-]", "_", name)
+
+
+def plain_name(folder):
+    """A folder's name as part of the name of a run."""
+    return re.sub(r"[^\w.-]+", "_", folder.name).strip("._-") or "images"
 
 
 def is_image(path):
@@ -166,9 +189,10 @@ def load_celeba(data_dir, size, limit):
     archive, unpacked = folder / "img_align_celeba.zip", folder / "img_align_celeba"
     if not unpacked.is_dir() and not archive.exists():
         download(archive, "toy-faces")
-    source = unpacked if unpacked.is_dir() else archive
+    inner = unpacked / unpacked.name  # as Kaggle packs it
+    source = (inner if inner.is_dir() else unpacked) if unpacked.is_dir() else archive
     names, states, read = list_unpacked(source) if source.is_dir() else list_archive(source)
-    attributes, partition = folder / "list_attr_celeba.txt", folder / "list_eval_partition.txt"
+    attributes, partition = (text_or_table(folder / f"list_{about}") for about in ("attr_celeba", "eval_partition"))
     train, test = split_celeba(source, names, partition)
     splits = [train[:limit], test[:limit]]
     lists = [file_state(path) for path in (attributes, partition)]
@@ -189,6 +213,12 @@ def load_celeba(data_dir, size, limit):
         note(f"{attributes}: not there, so no attributes are shown; see mmlab.ie.cuhk.edu.hk/projects/CelebA.html")
         labels = None
     return "celeba", *open_images(data_dir, cache_name("celeba", size, limit), signature, splits, decode, labels)
+
+
+def text_or_table(path):
+    """One of CelebA's lists: the published .txt, or where only that is there, Kaggle's .csv."""
+    table = path.with_suffix(".csv")
+    return table if table.exists() and not path.with_suffix(".txt").exists() else path.with_suffix(".txt")
 
 
 def file_state(path):
@@ -232,10 +262,7 @@ def split_celeba(source, names, partition):
     if not partition.exists():
         note(f"{partition}: not there; {OUR_SPLIT}")
         return split_by_name(names)
-    rows = [line.split() for line in read_lines(partition)]
-    for number, row in enumerate(rows, 1):
-        if len(row) != 2 or row[1] not in ("0", "1", "2"):
-            raise UserError(f"{partition}: row {number} is not a name and 0, 1 or 2; replace or remove the file")
+    rows = read_partition(partition)
     known = set(names)
     chosen = [[name for name, split in rows if split == wanted and name in known] for wanted in ("0", "2")]
     missing = len(rows) - len(known.intersection(name for name, _ in rows))
@@ -247,22 +274,49 @@ def split_celeba(source, names, partition):
     return chosen
 
 
+def read_partition(path):
+    """Names and their parts, "0" (training), "1" or "2" (test), each name once."""
+    rows, seen = read_cells(path), set()
+    head = int(path.suffix == ".csv" and rows[:1] == [[CSV_NAME, "partition"]])
+    for number, row in enumerate(rows[head:], head + 1):
+        if len(row) != 2 or row[1] not in ("0", "1", "2"):
+            raise UserError(f"{path}: row {number} is not a name and 0, 1 or 2; replace or remove the file")
+        if row[0] in seen:
+            raise UserError(f"{path}: row {number} is about {row[0]} again; replace or remove the file")
+        seen.add(row[0])
+    return rows[head:]
+
+
 def read_attributes(path, names):
     """Attribute names, and their values in {0, 1}, uint8 (len(names), A), for these images."""
-    lines = read_lines(path)
-    titles, rows = " ".join(lines[1:2]).split(), lines[2:]
-    if not titles or lines[0].strip() != str(len(rows)):
-        raise UserError(f"{path}: its first row is not the number of its rows, {len(rows)}; replace or remove it")
+    rows = read_cells(path)
+    if path.suffix == ".csv":
+        head, titles = 1, rows[0][1:] if rows else []
+        if not titles or rows[0][0] != CSV_NAME:
+            raise UserError(f"{path}: its first row is not {CSV_NAME} and names of attributes; replace or remove it")
+    else:
+        head, titles = 2, rows[1] if len(rows) > 1 else []
+        count = max(0, len(rows) - head)
+        if not titles or rows[0] != [str(count)]:
+            raise UserError(f"{path}: its first row is not the number of its rows, {count}; replace or remove it")
     table = {}
-    for number, row in enumerate(rows, 3):
-        name, *values = row.split() or [""]
+    for number, row in enumerate(rows[head:], head + 1):
+        name, *values = row or [""]
         if len(values) != len(titles) or not set(values) <= {"1", "-1"}:
             raise UserError(f"{path}: row {number} is no name and {len(titles)} values 1 or -1; replace or remove it")
+        if name in table:
+            raise UserError(f"{path}: row {number} is about {name} again; replace or remove it")
         table[name] = [value == "1" for value in values]
     for name in names:
         if name not in table:
             raise UserError(f"{path}: has no row for {name}; replace or remove it")
     return titles, np.array([table[name] for name in names], np.uint8)
+
+
+def read_cells(path):
+    """Rows of one of CelebA's lists, cell by cell: between spaces as published, between commas as Kaggle has them."""
+    separator = "," if path.suffix == ".csv" else None
+    return [[cell.strip() for cell in line.split(separator)] for line in read_lines(path)]
 
 
 def read_lines(path):

@@ -426,12 +426,6 @@ def test_the_pickled_version_is_not_opened(batches, tmp_path):
     assert not (tmp_path / "unpickled").exists()
 
 
-def test_the_pickled_version_unpacked_does_not_count(batches, tmp_path, no_network):
-    write_files(tmp_path / "cifar10" / "cifar-10-batches-py", {Path(name).stem: b"" for name in BATCHES})
-    refusal(lambda: load_dataset("cifar10", tmp_path), "no network")
-    assert no_network == [(tmp_path / "cifar10" / ARCHIVE, "toy-faces")]
-
-
 def test_another_number_of_images_is_remarked_on(cifar10, batches, monkeypatch, capsys):
     load, path = cifar10(batches)
     if path.is_file():

@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -109,6 +111,26 @@ def check_attributes(table):
                 assert recall["retention"] == pytest.approx(recall["reconstructions"] / recall["originals"])
         both = [answers[answer]["mean_image"] for answer in ("presence", "absence")]
         assert None in both or sorted(both) == [0, 1], "one face has one answer for all"
+
+
+KERAS_ALONE = """
+import keras, numpy as np
+encoder, decoder = (keras.models.load_model(name + ".keras") for name in ("encoder", "decoder"))
+images = np.zeros((3, 28, 28, 1), np.float32)
+mean, log_std = np.split(encoder.predict(images, verbose=0), 2, axis=-1)
+decoded = keras.ops.sigmoid(decoder.predict(mean, verbose=0))
+samples = keras.ops.sigmoid(decoder.predict(np.random.default_rng(0).standard_normal((5, mean.shape[1])), verbose=0))
+print(mean.shape, log_std.shape, decoded.shape, samples.shape, float(keras.ops.min(samples)) >= 0)
+"""
+
+
+def test_keras_alone_encodes_decodes_and_samples(finished_run, tmp_path):
+    """Outside of this project: none of its files is within reach."""
+    for name in ("encoder", "decoder"):
+        shutil.copy(finished_run / f"{name}.keras", tmp_path)
+    command = [sys.executable, "-I", "-c", KERAS_ALONE]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert result.stdout.split("\n")[-2] == "(3, 2) (3, 2) (3, 28, 28, 1) (5, 28, 28, 1) True"
 
 
 def test_the_binarised_test_set_is_one_for_all(small_sets, finished_run, tmp_path, monkeypatch):

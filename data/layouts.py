@@ -1,0 +1,27 @@
+"""Where data sets lie on people's disks: as published or unpacked, and as Keras, torchvision and Kaggle leave them."""
+
+SPLITS = {"train": "train", "test": "t10k"}  # ours: as MNIST's file names say it
+RANKS = {"images": 3, "labels": 1}
+
+
+def idx_name(split, kind):
+    """Published name of one of MNIST's four files: split "train" or "test", kind "images" or "labels"."""
+    return f"{SPLITS[split]}-{kind}-idx{RANKS[kind]}-ubyte.gz"
+
+
+def find_idx(folder, split, kind):
+    """One of MNIST's four files in a folder, gzipped or not, or with Kaggle's dot in its name; None if not there."""
+    packed = idx_name(split, kind)
+    names = [name for full in (packed, packed.replace("-idx", ".idx")) for name in (full, full[:-3])]
+    return first_of(folder / name for name in names)
+
+
+def idx_folder(folder):
+    """The folder, or torchvision's raw/ in it, if MNIST's file names are in there; None if they are not."""
+    places = (folder, folder / "raw")
+    return next((place for place in places if any(find_idx(place, split, "images") for split in SPLITS)), None)
+
+
+def first_of(paths):
+    """The first path that exists; None if none does."""
+    return next((path for path in paths if path.exists()), None)
