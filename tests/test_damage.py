@@ -1,0 +1,209 @@
+"""Hundreds of damaged inputs: each is read as it was, or refused in one line that names the file, and nothing else.
+
+Every layout that is read is written small and whole, then one of its files at a time is cut, bent or blocked.
+"""
+
+import io
+import shutil
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import test_image_files as faces
+import test_layouts as layouts
+from test_datasets import ARCHIVE, BATCHES, UNPACKED, random_images, records, tree, write_tar
+
+from console import UserError
+from data import datasets, image_files
+from data.datasets import load_dataset
+
+GARBAGE = b"<html>404 Not Found</html>\n"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A good data set as {path: content} in a data folder, and how its files can be damaged."""
+
+    dataset: str
+    files: dict
+    checked: tuple = ()  # endings of files whose every bit a checksum guards
+    binary: tuple = ()  # endings of files with a header that says what they are
+
+
+def read_tree(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def celeba_files(tmp_path, kaggle=False):
+    folder = tmp_path / "celeba"
+    faces.write_images(folder, faces.FACES)
+    (folder / "list_eval_partition.txt").write_text(faces.partition_text())
+    (folder / "list_attr_celeba.txt").write_text(faces.attributes_text())
+    if kaggle:
+        layouts.kaggle(folder)
+    return read_tree(tmp_path)
+
+
+def packed_celeba(files):
+    texts = {name: content for name, content in files.items() if name.endswith(".txt")}
+    members = {name.split("/", 1)[1]: content for name, content in files.items() if name.endswith(".jpg")}
+    return texts | {"celeba/img_align_celeba.zip": layouts.archive(members)}
+
+
+def image_bytes(number, form):
+    random = np.random.default_rng(number)
+    pixels = np.repeat(np.repeat(random.integers(0, 256, (6, 6, 3), np.uint8), 4, 0), 4, 1)
+    file = io.BytesIO()
+    faces.Image.fromarray(pixels).save(file, form)
+    return file.getvalue()
+
+
+def all_layouts(tmp_path):
+    """Each layout by its name."""
+    made = {}
+    for name, write in {
+        "mnist, gzipped": lambda folder: layouts.write_idx(folder / "mnist", layouts.DIGITS),
+        "mnist, unpacked": lambda folder: layouts.write_idx(folder / "MNIST" / "raw", layouts.DIGITS, pack=False),
+        "mnist of Keras": lambda folder: np.savez_compressed(folder / "mnist.npz", **layouts.arrays()),
+        "cifar10, Python version": lambda folder: layouts.write_batches(folder / "cifar-10-batches-py"),
+        "celeba": lambda folder: celeba_files(folder),
+        "celeba of Kaggle": lambda folder: celeba_files(folder, kaggle=True),
+    }.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        write(folder)
+        made[name] = read_tree(folder)
+    parts = [random_images(seed, 4 if seed < 5 else 3, 32, 32, 3) for seed in range(6)]
+    batches = {name: records(*part) for name, part in zip(BATCHES, parts, strict=True)}
+    (tmp_path / "tar").mkdir()
+    write_tar(tmp_path / "tar" / ARCHIVE, batches)
+    cifar_archive = {f"cifar10/{ARCHIVE}": (tmp_path / "tar" / ARCHIVE).read_bytes()}
+    pngs = {f"images/{kind}/{n}.png": image_bytes(n, "PNG") for kind in ("a", "b") for n in range(8)}
+    return {
+        "mnist, gzipped": Layout("mnist", made["mnist, gzipped"], (".gz",)),
+        "mnist, unpacked": Layout("mnist", made["mnist, unpacked"], (), ("ubyte",)),
+        "mnist of Keras": Layout("mnist", made["mnist of Keras"], (".npz",)),
+        "cifar10, binary": Layout("cifar10", {f"cifar10/{UNPACKED}/{n}": c for n, c in batches.items()}),
+        "cifar10, archive": Layout("cifar10", cifar_archive, (".gz",)),
+        "cifar10, Python version": Layout("cifar10", made["cifar10, Python version"], (), ("_batch", *"12345")),
+        "celeba": Layout("celeba", made["celeba"], (), (".jpg",)),
+        "celeba, archive": Layout("celeba", packed_celeba(made["celeba"]), (".zip",)),
+        "celeba of Kaggle": Layout("celeba", made["celeba of Kaggle"], (), (".jpg",)),
+        "a folder of images": Layout("images", pngs, (".png",)),
+    }
+
+
+def damages(layout, path, content):
+    """(name, what is in place of the content: bytes, or a function of the path); the same ones every time."""
+    random = np.random.default_rng(zlib.crc32(path.encode()))
+    yield "emptied", b""
+    yield "a web page", GARBAGE
+    yield "a folder", lambda place: place.mkdir()
+    yield "a link to nowhere", lambda place: place.symlink_to("nowhere")
+    yield "a link to itself", lambda place: place.symlink_to(place.name)
+    for share in (0.25, 0.5, 0.75):
+        yield f"cut at {share:.0%}", content[: int(len(content) * share)]
+    yield "cut by a byte", content[:-1]
+    yield "without its first byte", content[1:]
+    if not path.endswith(".bin"):  # which may hold nothing but black aeroplanes
+        yield "zeros", bytes(len(content))
+    if path.endswith(layout.checked):
+        for _ in range(12):
+            place, bit = int(random.integers(len(content))), int(random.integers(8))
+            yield f"bit {bit} of byte {place} changed", flipped(content, place, bit)
+    if path.endswith(layout.checked + layout.binary):
+        for place in range(0, min(8, len(content)), 2):
+            yield f"byte {place} changed", flipped(content, place, int(random.integers(8)))
+
+
+def flipped(content, place, bit):
+    return content[:place] + bytes((content[place] ^ (1 << bit),)) + content[place + 1 :]
+
+
+def put(folder, files):
+    for name, content in files.items():
+        place = folder / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+
+
+def dataset_argument(folder, layout):
+    return str(folder / layout.dataset) if (folder / layout.dataset / "a").is_dir() else layout.dataset
+
+
+def load(folder, layout):
+    """The data set's arrays."""
+    size = 32 if layout.dataset in ("celeba", "images") else None
+    data = load_dataset(dataset_argument(folder, layout), folder, size)
+    return [np.array(part) for part in (data.train, data.test, data.train_labels, data.test_labels)]
+
+
+def outside_of_cache(folder):
+    return {path: content for path, content in tree(folder).items() if "cache" not in path.parts}
+
+
+def names(path, text):
+    """Whether the text names the file, or the folder of files that belong together."""
+    parts = [part for part in path.split("/")[-2:] if part not in ("mnist", "celeba", "cifar10")]
+    return any(part.split(".")[0] in text for part in parts)
+
+
+def outcome(folder, layout, good, path, capsys):
+    """What became of a damaged set: "refused", "read as it was", "remarked on"; fails at anything else."""
+    before = outside_of_cache(folder)
+    capsys.readouterr()
+    try:
+        found = load(folder, layout)
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1 and str(error).isprintable()
+        if "no network" in str(error):
+            return "taken as missing"
+        assert names(path, str(error)), error
+        return "refused"
+    except OSError as error:  # of which the scripts' launcher makes a line with the file's name
+        assert names(path, str(error.filename)), error
+        return "refused"
+    finally:
+        assert outside_of_cache(folder) == before, "nothing in the data folder but its cache has changed"
+    if all(map(np.array_equal, found, good)):
+        return "read as it was"
+    assert names(path, capsys.readouterr().out), "other data than before, and not a word about it"
+    return "remarked on"
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    """No network, no progress bars, for which Keras would have to load."""
+
+    def fail(path, toy_set):
+        raise UserError(f"{path.name}: no network")
+
+    for module in (datasets, image_files):
+        monkeypatch.setattr(module, "download", fail)
+    monkeypatch.setattr(image_files, "progress", lambda items, total, label: items)
+
+
+def test_damaged_files_are_refused_or_read_as_they_were(tmp_path, capsys):
+    (tmp_path / "made").mkdir()
+    counts = Counter()
+    for name, layout in all_layouts(tmp_path / "made").items():
+        folder = tmp_path / "good" / name
+        put(folder, layout.files)
+        good, paths = load(folder, layout), sorted(layout.files)
+        shutil.rmtree(folder)
+        texts = [path for path in paths if path.endswith((".txt", ".csv"))]
+        for path in dict.fromkeys([paths[0], paths[len(paths) // 2], paths[-1], *texts]):
+            for damage, instead in damages(layout, path, layout.files[path]):
+                put(folder, {other: content for other, content in layout.files.items() if other != path})
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                instead(folder / path) if callable(instead) else (folder / path).write_bytes(instead)
+                try:
+                    counts[outcome(folder, layout, good, path, capsys)] += 1
+                except Exception as error:
+                    raise AssertionError(f"{name}, {path}: {damage}") from error
+                shutil.rmtree(folder)
+    with capsys.disabled():
+        print(f"\n{counts.total()} damaged inputs: {dict(counts)}")
+    assert counts.total() >= 200 and counts["refused"] > 150
