@@ -1,5 +1,6 @@
 """A run's folder in results/: found or made, never overwritten, every file of it written whole."""
 
+import contextlib
 import csv
 import io
 import json
@@ -12,6 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from console import UserError, note, reason
+
+try:
+    import fcntl
+except ImportError:  # Windows: there, nobody watches
+    fcntl = None
 
 FREE_TO_CHANGE = {  # on --resume
     *("epochs", "resume", "data_dir", "out", "name", "strategy", "tensorboard", "versions", "git_commit", "command"),
@@ -55,6 +61,36 @@ def make_folder(base, number):
             return numbered(base, number)
         except FileExistsError:
             number += 1
+
+
+@contextlib.contextmanager
+def sole_writer(folder):
+    """Keep other processes out of a run's folder; UserError if one is in it.  None: a folder that is not ours.
+
+    The lock ends with the process, also if that is killed, and then what it had half written is removed here.
+    """
+    if not fcntl or not folder:
+        yield
+        return
+    descriptor = os.open(folder / "checkpoint", os.O_RDONLY)
+    try:
+        lock(descriptor, folder)
+        for partial in folder.glob("partial-*"):
+            partial.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor, folder):
+    """Lock an open file, where the file system can."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        way_out = "wait for it, or start a run with another --name"
+        raise UserError(f"{folder}: another process is training this run; {way_out}") from None
+    except OSError:
+        return
 
 
 def run_config(settings, data):

@@ -17,7 +17,7 @@ import numpy as np
 import pictures
 from console import NonFiniteError, UserError, launch, note, parse_settings, progress, quiet_stderr, reason
 from data.datasets import Dataset, load_dataset
-from run_folder import open_run, read_rows, replace_with, run_config, write_json, write_rows
+from run_folder import open_run, read_rows, replace_with, run_config, sole_writer, write_json, write_rows
 
 with quiet_stderr():
     import keras
@@ -463,7 +463,14 @@ def train(encoder, decoder, data, settings):
     run = start_run(encoder, decoder, data, settings)
     train_call = build_train_call(run.vae, run.average, run.optimizer, settings)
     evaluate_call = build_evaluate_call(run.average, settings)
-    pictured = time.perf_counter()
+    with sole_writer(run.folder):
+        train_epochs(run, train_call, evaluate_call)
+        return finish(run, evaluate_call) if run.folder else run.rows[-1]
+
+
+def train_epochs(run, train_call, evaluate_call):
+    """Train and test until the last epoch, and draw the pictures now and then."""
+    settings, pictured = run.settings, time.perf_counter()
     try:
         for epoch in range(len(run.rows) + 1, settings.epochs + 1):
             with lost_workers():
@@ -475,7 +482,6 @@ def train(encoder, decoder, data, settings):
         kept = f"{run.folder}/checkpoint" if run.folder else "the first worker's checkpoint"
         message = f"interrupted: epoch {len(run.rows)} is kept in {kept}; --resume goes on from there"
         raise KeyboardInterrupt(message) from None
-    return finish(run, evaluate_call) if run.folder else run.rows[-1]
 
 
 def start_run(encoder, decoder, data, settings):

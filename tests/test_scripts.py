@@ -17,6 +17,7 @@ import utils
 import vae_conv
 import vae_fc
 from console import NonFiniteError, UserError
+from run_folder import sole_writer
 
 # isort: split
 import keras
@@ -209,6 +210,21 @@ def test_resume_refuses_another_setting_and_changes_nothing(quick, tmp_path):
         with pytest.raises(UserError, match=word):
             train("fc", tmp_path, "--name", "run", "--resume", *flags)
     assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_a_run_that_is_being_trained_is_left_alone(quick, tmp_path):
+    train("fc", tmp_path, "--name", "run")
+    leftover = tmp_path / "run" / "partial-1-samples.png"
+    leftover.write_bytes(b"half")
+    with sole_writer(tmp_path / "run"):
+        assert not leftover.exists(), "what a killed process had half written"
+        before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+        with pytest.raises(UserError, match=r"run: another process is training this run; .* --name"):
+            train("fc", tmp_path, "--name", "run", "--resume", "--epochs", 3)
+        assert {path: path.read_bytes() for path in before if path.name != "config.json"} == {
+            path: content for path, content in before.items() if path.name != "config.json"
+        }
+    train("fc", tmp_path, "--name", "run", "--resume", "--epochs", 3)
 
 
 def test_editing_a_constant_is_as_good_as_a_flag(quick, tmp_path, monkeypatch):

@@ -1,0 +1,218 @@
+"""The long forms: runs killed at dozens of moments, disks that fill up, hundreds of trainings far off the defaults.
+
+    python -m pytest -m slow -s tests/test_stress.py
+
+takes about half an hour on two cores and prints its counts.
+"""
+
+import csv
+import itertools
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT, run_script
+
+import utils
+import vae_conv
+import vae_fc
+from console import NonFiniteError
+from data.datasets import Dataset
+
+pytestmark = pytest.mark.slow
+KILLS = 50  # moments, over both scripts
+FULL_DISKS = 20
+TRAININGS = 300
+
+KILLED_AT = """
+import os, runpy, signal, sys
+moment, count = int(sys.argv[1]), 0
+def count_writing(event, arguments):
+    global count
+    writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+    if writes or event in ("os.rename", "os.remove", "os.mkdir"):
+        count += 1
+        if count == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.argv = sys.argv[2:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+sys.addaudithook(count_writing)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def flags_of(folder, out, name, epochs=8):
+    small = ["--image-size", "32", "--batch-size", "10", "--z", "2", "--epochs", str(epochs)]
+    return ["--dataset", str(folder), *small, "--data-dir", str(out.parent / "data"), "--out", str(out), "--name", name]
+
+
+def killed(script, flags, moment):
+    """Run until killed: before file operation number `moment`, or where that is below 1, after such a share of 20 s."""
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", KILLED_AT, str(int(moment)), str(ROOT / script), *flags]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment, **pipes)
+    try:
+        _, error = process.communicate(timeout=20 * moment if moment < 1 else 120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        _, error = process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL), error
+    return process.returncode != 0
+
+
+def weights(folder):
+    models = [keras.models.load_model(folder / f"{name}.keras") for name in ("encoder", "decoder")]
+    return [weight for model in models for weight in model.get_weights()]
+
+
+def numbers(folder):
+    """metrics.csv without what a clock wrote."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: row[name] for name in row if name not in ("seconds", "images_per_second")} for row in rows]
+
+
+def assert_same_run(one, other):
+    assert numbers(one) == numbers(other)
+    assert all(map(np.array_equal, weights(one), weights(other)))
+    assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}, "nothing is left behind"
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("script", ["vae_fc.py", "vae_conv.py"])
+def test_runs_killed_at_many_moments_end_with_the_weights_of_one_never_stopped(script, image_folder, tmp_path, capsys):
+    """Chains of kills, from the decoding of the images to the last picture, each going on from what the last left."""
+    out, random = tmp_path / "out", np.random.default_rng(len(script))
+    assert run_script(script, *flags_of(image_folder, out, "whole")).returncode == 0
+    untouched, kills, chains = content(out / "whole"), 0, 0
+    while kills < KILLS // 2:
+        chains += 1
+        name = f"killed{chains}"
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)  # the cache is made anew, and killed over, in each chain
+        for moment in [*random.integers(1, 40, 3), *random.uniform(0.15, 0.7, 3)]:
+            kills += killed(script, [*flags_of(image_folder, out, name), "--resume"], moment)
+        result = run_script(script, *flags_of(image_folder, out, name), "--resume")
+        assert result.returncode == 0, result.stderr
+        assert_same_run(out / name, out / "whole")
+    assert content(out / "whole") == untouched
+    with capsys.disabled():
+        print(f"\n{script}: killed {kills} times in {chains} runs; all ended with the weights of one never stopped")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """small_disk(megabytes): a file system of that size; asks for the right to mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(megabytes):
+        how = "remount" if os.path.ismount(place) else "rw"
+        command = ["mount", "-t", "tmpfs", "-o", f"{how},size={int(megabytes * 1024)}k", "tmpfs", str(place)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("may not mount a small disk here")
+        return place
+
+    yield mount
+    subprocess.run(["umount", str(place)], capture_output=True)
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_one_line(small_disk, image_folder, tmp_path, capsys):
+    """Disks between empty-handed and just too small; with more room, --resume completes the run."""
+    random, counts = np.random.default_rng(0), Counter()
+    whole = tmp_path / "whole" / "run"
+    assert run_script("vae_fc.py", *flags_of(image_folder, whole.parent, "run")).returncode == 0
+    needed = sum(path.stat().st_size for path in whole.rglob("*") if path.is_file()) / 2**20
+    while counts.total() < FULL_DISKS:
+        out = small_disk(random.uniform(0.02, 1) * needed) / "out"
+        flags = flags_of(image_folder, out, "run")
+        flags[flags.index("--data-dir") + 1] = str(tmp_path / "data")
+        result = run_script("vae_fc.py", *flags)
+        assert "Traceback" not in result.stderr
+        if result.returncode:
+            assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+            assert str(out) in result.stderr and "free some disk space" in result.stderr, result.stderr
+        counts["stopped" if result.returncode else "enough"] += 1
+        small_disk(4 * needed)
+        result = run_script("vae_fc.py", *flags, "--resume")
+        assert result.returncode == 0, result.stderr
+        assert_same_run(out / "run", whole)
+        shutil.rmtree(out)
+    with capsys.disabled():
+        print(f"\n{counts.total()} disks too small, {dict(counts)}; each run completed with --resume")
+
+
+def images_of(kind, shape):
+    random = np.random.default_rng(0)
+    values = {"constant": 77, "black": 0, "white": 255}
+    if kind in values:
+        return np.full((60, *shape), values[kind], np.uint8)
+    if kind == "two images":
+        return np.repeat(random.integers(0, 256, (2, *shape), np.uint8), 30, axis=0)
+    if kind == "noise":
+        return random.integers(0, 256, (60, *shape), np.uint8)
+    coarse = random.integers(0, 256, (60, 4, 4, shape[2]), np.uint8)
+    return coarse.repeat(shape[0] // 4, axis=1).repeat(shape[1] // 4, axis=2)
+
+
+CHOICES = {
+    "script": (vae_fc, vae_conv),
+    "kind": ("constant", "black", "white", "noise", "two images", "squares"),
+    "z": (1, 2, 10, 100, 512),
+    "factor": (1, 3, 10, 30),
+    "likelihood": ("bernoulli", "gaussian"),
+}
+
+
+def test_trainings_far_off_the_defaults_are_finite_or_say_where_they_left_the_numbers(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(vae_fc, "XLA", False)
+    monkeypatch.setattr(vae_fc, "HIDDEN", (32, 32))
+    monkeypatch.setattr(vae_conv, "HIDDEN", 32)
+    monkeypatch.setattr(vae_conv, "FILTERS", (4, 8, 8))
+    monkeypatch.setattr(utils, "draw_pictures", lambda run, means: None)
+    combinations = list(itertools.product(*CHOICES.values()))
+    chosen = np.random.default_rng(0).permutation(len(combinations))[:TRAININGS]
+    counts = Counter()
+    for number in chosen:
+        script, kind, z, factor, likelihood = combinations[number]
+        shape = (20, 20, 1) if likelihood == "bernoulli" else (16, 16, 3)
+        images = images_of(kind, shape)
+        data = Dataset("odd", images[:50], images[50:], None, None, (), "x")
+        monkeypatch.setattr(utils, "load_dataset", lambda *_, data=data: data)
+        rate = factor * (1e-3 if likelihood == "bernoulli" else 5e-4)
+        flags = ["--z", z, "--likelihood", likelihood, "--learning-rate", rate, "--batch-size", 10, "--epochs", 4]
+        counts[training(script, [*flags, "--dataset", "mnist", "--out", tmp_path, "--name", f"run{number}"])] += 1
+        keras.backend.clear_session()
+    with capsys.disabled():
+        print(f"\n{counts.total()} short trainings: {dict(counts)}")
+    assert counts.total() == TRAININGS
+
+
+def training(script, flags):
+    """ "finite" to the last number, or "stopped": with what a person has to know, and a finite checkpoint kept."""
+    folder = flags[flags.index("--out") + 1] / flags[-1]
+    try:
+        metrics = script.main(list(map(str, flags)))
+    except NonFiniteError as error:
+        where = r"(reconstruction|KL) term became (nan|-?inf) in epoch (\d+), step \d+; .* holds epoch (\d+)\. Try "
+        found = re.search(where, str(error))
+        assert found and int(found[3]) == int(found[4]) + 1
+        reader = tf.train.load_checkpoint(str(folder / "checkpoint"))
+        names = [name for name in reader.get_variable_to_shape_map() if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
+        assert all(np.all(np.isfinite(reader.get_tensor(name))) for name in names), "the last good state"
+        return "stopped"
+    table = numbers(folder)
+    assert all(np.isfinite(float(text)) for row in table for text in row.values() if text)
+    assert all(np.all(np.isfinite(weight)) for weight in weights(folder)) and np.isfinite(metrics["test_psnr"])
+    return "finite"
