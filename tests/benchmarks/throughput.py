@@ -1,17 +1,17 @@
-"""Training throughput of this project's own loop beside PyTorch's, on the same networks, in the same minutes.
+"""Training throughput of this project's own loop beside its peers', on the same networks, in the same minutes.
 
     pip install -r tests/benchmarks/requirements.txt && python tests/benchmarks/throughput.py
 
-Both train on uint8 images with shuffling, the ELBO, and Adam (PyTorch: eager, fused Adam; convolutions in channels-last
-format). Ours clips gradients, averages weights and checks for non-finite numbers besides. They take turns, so that a
-drifting machine hurts both; what counts is the ratio of neighbours. Three minutes on two cores.
+All train from the same weights on the same uint8 images, with shuffling, the ELBO and Adam; ours clips gradients,
+averages weights and checks for non-finite numbers besides. They take turns, so that a drifting machine hurts all alike;
+what counts is the ratio of neighbours, its median and its spread. That all do the same work shows in the losses of the
+last epoch.
 """
 
 import argparse
-import itertools
-import math
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,128 +24,131 @@ import vae_fc
 from data.datasets import Dataset
 
 # isort: split
+import peers_jax
+import peers_keras
+import peers_torch
 import tensorflow as tf
-import torch
-from torch import nn
-from torch.nn import functional
 
-BATCH, LEARNING_RATE = 128, 1e-3
-CASES = {  # name: (script, image shape, z, likelihood, images an epoch)
-    "dense 784-500-500-20": (vae_fc, (28, 28, 1), 20, "bernoulli", 30_000),
-    "conv 32-64-128 on 32x32x3": (vae_conv, (32, 32, 3), 128, "gaussian", 6_000),
-    "conv 32-64-128 on 64x64x3": (vae_conv, (64, 64, 3), 128, "gaussian", 2_000),
+PEERS = (peers_torch, peers_jax, peers_keras)
+NAMES = [name for peer in PEERS for name in peer.NAMES]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and its task; the peers build the same from these numbers."""
+
+    script: object
+    shape: tuple
+    z: int
+    bernoulli: bool
+    images: int  # in an epoch
+    batch: int = 128
+    learning_rate: float = 1e-3
+    hidden: tuple = (500, 500)
+
+    @property
+    def filters(self):
+        """Of the convolutions; none of a dense net."""
+        return () if self.script is vae_fc else vae_conv.FILTERS
+
+    @property
+    def full_size(self):
+        """Maps of full size in the convolutional decoder."""
+        return vae_conv.FULL_SIZE_FILTERS
+
+    def networks(self):
+        """Encoder and decoder in Keras."""
+        vae_fc.HIDDEN = self.hidden
+        return self.script.build_encoder(self.shape, self.z, False), self.script.build_decoder(
+            self.shape, self.z, False
+        )
+
+    def operations(self):
+        """Floating-point operations a training image, in matrix products and convolutions: forward and twice back."""
+        total = 0
+        for network in self.networks():
+            for layer in network.layers:
+                if layer.count_params():
+                    kernel = layer.kernel.shape
+                    places = 1
+                    if len(kernel) == 4:
+                        transposed = "Transpose" in type(layer).__name__
+                        places = np.prod((layer.input if transposed else layer.output).shape[1:3])
+                    total += 2 * np.prod(kernel) * places
+        return 3 * total
+
+
+CASES = {
+    "dense 784-500-500-20, batch 128": Case(vae_fc, (28, 28, 1), 20, True, 30_000),
+    "dense 784-500-500-20, batch 512": Case(vae_fc, (28, 28, 1), 20, True, 30_000, 512),
+    "conv 32-64-128 on 32x32x3, batch 128": Case(vae_conv, (32, 32, 3), 128, False, 6_000),
+    "conv 32-64-128 on 64x64x3, batch 128": Case(vae_conv, (64, 64, 3), 128, False, 2_000),
 }
 
 
-def our_epoch(script, shape, z, likelihood, images):
+def our_epoch(case, images):
     """A function that trains one epoch in this project's loop and returns its mean loss."""
-    vae_fc.HIDDEN = (500, 500)
+    likelihood = "bernoulli" if case.bernoulli else "gaussian"
     settings = argparse.Namespace(
-        **{name.lower(): value for name, value in vars(script).items() if name.isupper()}
-        | {"z": z, "likelihood": likelihood, "batch_size": BATCH, "learning_rate": LEARNING_RATE}
-        | {"decay_per_epoch": 0.0, "mirror": False, "shift": 0}
+        **{name.lower(): value for name, value in vars(case.script).items() if name.isupper()}
+        | {"z": case.z, "likelihood": likelihood, "batch_size": case.batch, "learning_rate": case.learning_rate}
+        | {"decay_per_epoch": 0.0, "mirror": False, "shift": 0, "warmup_steps": 1}
     )
-    networks = script.build_encoder(shape, z, False), script.build_decoder(shape, z, False)
-    vae = utils.Vae(*networks, tf.Variable(0.0), likelihood)
-    average, optimizer = utils.copy_vae(vae), utils.build_optimizer(settings, vae.variables, len(images) // BATCH)
+    encoder, decoder = case.networks()
+    vae = utils.Vae(encoder, decoder, tf.Variable(0.0), likelihood)
+    average, optimizer = utils.copy_vae(vae), utils.build_optimizer(settings, vae.variables, len(images) // case.batch)
     data = Dataset("random", images, images[:1], None, None, ())
     run = utils.Run(settings, data, None, vae, average, optimizer, None, [], None)
     train_call = utils.build_train_call(vae, average, optimizer, settings)
     return lambda epoch: utils.train_epoch(run, train_call, epoch).sum()
 
 
-class Residual(nn.Module):
-    """A dense layer whose input is added to its output, as in vae_fc.residual_layers."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.dense = nn.Linear(width, width)
-
-    def forward(self, hidden):
-        return hidden + functional.silu(self.dense(hidden))
-
-
-def torch_networks(script, shape, z):
-    """The same encoder and decoder in PyTorch, channels first."""
-    height, width, channels = shape
-    if script is vae_fc:
-        size = height * width * channels
-        encoder = [nn.Flatten(), nn.Linear(size, 500), nn.SiLU(), nn.Linear(500, 500), nn.SiLU()]
-        encoder += [nn.Linear(500, 2 * z)]
-        decoder = [nn.Linear(z, 500), nn.SiLU(), Residual(500), nn.Linear(500, size)]
-        return nn.Sequential(*encoder), nn.Sequential(*decoder, nn.Unflatten(1, (channels, height, width)))
-    side = height // 8
-    down = itertools.pairwise([channels, *script.FILTERS])
-    up = itertools.pairwise([*script.FILTERS[::-1], script.FULL_SIZE_FILTERS])
-    flat = script.FILTERS[-1] * side * side
-    encoder = [part for a, b in down for part in (nn.Conv2d(a, b, 4, 2, 1), nn.LeakyReLU(0.2))]
-    decoder = [part for a, b in up for part in (nn.LeakyReLU(0.2), nn.ConvTranspose2d(a, b, 4, 2, 1))]
-    decoder += [nn.LeakyReLU(0.2), nn.Conv2d(script.FULL_SIZE_FILTERS, channels, 3, 1, 1)]
-    encoder += [nn.Flatten(), nn.Linear(flat, 512), nn.LeakyReLU(0.2), nn.Linear(512, 2 * z)]
-    image = nn.Unflatten(1, (script.FILTERS[-1], side, side))
-    decoder = [nn.Linear(z, 512), nn.LeakyReLU(0.2), nn.Linear(512, flat), image, *decoder]
-    return nn.Sequential(*encoder), nn.Sequential(*decoder)
+def product_rate(size=2048, seconds=1.0):
+    """Floating-point operations a second of matrix products of this size in float32, the best of some."""
+    one = tf.random.normal((size, size))
+    best, end = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        tf.matmul(one, one).numpy()
+        best = max(best, 2 * size**3 / (time.perf_counter() - began))
+    return best
 
 
-def torch_epoch(script, shape, z, likelihood, images):
-    """A function that trains one epoch in PyTorch and returns its mean loss."""
-    torch.manual_seed(0)
-    encoder, decoder = (net.to(memory_format=torch.channels_last) for net in torch_networks(script, shape, z))
-    log_sigma = nn.Parameter(torch.zeros(()))
-    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters(), log_sigma], LEARNING_RATE, fused=True)
-    source = torch.from_numpy(images).permute(0, 3, 1, 2)  # NHWC in memory: channels-last
-
-    def step(rows):
-        x = source[rows].float() / 255
-        mean, log_std = encoder(x * 2 - 1).chunk(2, dim=1)
-        log_std = 8 * torch.tanh((log_std - 2) / 8)
-        pixels = decoder(mean + log_std.exp() * torch.randn_like(mean))
-        if likelihood == "bernoulli":
-            recon = functional.binary_cross_entropy_with_logits(pixels, x, reduction="sum")
-        else:
-            scaled = ((x - pixels) * torch.exp(-log_sigma)).square()
-            recon = (0.5 * scaled + log_sigma + 0.5 * math.log(2 * math.pi)).sum()
-        loss = (recon + (0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std).sum()) / len(x)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    def epoch(_):
-        order = torch.randperm(len(source))[: len(source) // BATCH * BATCH]
-        return np.mean([step(rows) for rows in order.split(BATCH)])
-
-    return epoch
-
-
-def measure(name, repeats):
-    """Time both in turn and print images/s of each and the ratio of neighbours: median, least and greatest."""
-    script, shape, z, likelihood, count = CASES[name]
-    images = np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
-    runners = {"ours": our_epoch, "PyTorch": torch_epoch}
-    epochs = {who: build(script, shape, z, likelihood, images) for who, build in runners.items()}
-    rates = {who: [] for who in epochs}
-    losses = {}
+def measure(name, chosen, repeats):
+    """Let all train in turn; print images a second of each and our ratio to it: median, least and greatest."""
+    case = CASES[name]
+    images = np.random.default_rng(0).integers(0, 256, (case.images, *case.shape), np.uint8)
+    encoder, decoder = (network.get_weights() for network in case.networks())
+    *encoder, mean, mean_bias, log_std, log_std_bias = encoder
+    weights = [*encoder, np.hstack([mean, log_std]), np.hstack([mean_bias, log_std_bias])], decoder
+    epochs = {"ours": our_epoch(case, images)}
+    for peer in PEERS:
+        epochs |= peer.epochs(case, images, weights, chosen)
+    rates, losses, products = {who: [] for who in epochs}, {}, []
     for number in range(1, repeats + 2):  # the first epoch, which compiles, does not count
+        products.append(product_rate())
         for who, epoch in epochs.items():
             began = time.perf_counter()
             losses[who] = epoch(number)
-            rates[who].append(count // BATCH * BATCH / (time.perf_counter() - began))
-    ratios = np.array(rates["ours"][1:]) / np.array(rates["PyTorch"][1:])
-    middle = {who: np.median(rate[1:]) for who, rate in rates.items()}
-    print(
-        f"{name}, batch {BATCH}: ours {middle['ours']:,.0f} images/s, PyTorch {middle['PyTorch']:,.0f}; "
-        f"ratio {np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f}, {repeats} pairs); "
-        f"losses {losses['ours']:.1f} and {losses['PyTorch']:.1f}",
-        flush=True,
-    )
+            rates[who].append(case.images // case.batch * case.batch / (time.perf_counter() - began))
+    print(f"\n{name}: {repeats} turns, matrix products at {np.median(products) / 1e9:,.0f} GFLOP/s")
+    for who, rate in rates.items():
+        ratios = np.array(rates["ours"][1:]) / np.array(rate[1:])
+        share = np.median(np.array(rate[1:]) / products[1:]) * case.operations()
+        spread = f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
+        print(
+            f"  {who:<17} {np.median(rate[1:]):>8,.0f} images/s  {share:>5.0%} of that  loss {losses[who]:>8,.1f}"
+            + ("" if who == "ours" else f"  ours is {spread} times as fast"),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--case", choices=list(CASES), action="append", help="only this one")
+    parser.add_argument("--peer", choices=NAMES, action="append", help="only this one")
     arguments = parser.parse_args()
-    print(f"TensorFlow {tf.__version__}, PyTorch {torch.__version__}, {torch.get_num_threads()} threads")
-    for case in arguments.case or CASES:
-        measure(case, arguments.repeats)
+    for selected in arguments.case or CASES:
+        usual = [name for name in NAMES if not (CASES[selected].filters and name in peers_jax.NAMES)]
+        measure(selected, arguments.peer or usual, arguments.repeats)  # JAX's convolutions take minutes on a CPU
