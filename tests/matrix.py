@@ -1,0 +1,81 @@
+"""The README's two commands, and MNIST with z = 2, under other versions of Python and TensorFlow.
+
+    python tests/matrix.py --data-dir data
+
+For each pair: a fresh environment and a fresh copy of this commit, the installation and the first run by the README's
+own words, the tests, and, where MNIST lies in the data folder, its row of the README's table. Prints a table, a row as
+soon as it is known; about a quarter of an hour a pair on two cores. Interpreters (python3.10, ...) have to be in PATH.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAIRS = ("3.10=2.18", "3.11=2.19", "3.12=2.20", "3.13=2.21", "3.10=2.21")
+LOSS = r"test loss (\S+) nats"
+MNIST = "python vae_fc.py --dataset mnist --z 2 --epochs 30"
+
+
+def readme_commands():
+    """What the README says to type: installation and first run, installation of the tests and their run."""
+    text = (ROOT / "README.md").read_text()
+    names = ("requirements.txt", "tests/requirements.txt")
+    return [re.search(rf"^pip install -r {name}.*$", text, re.M)[0] for name in names]
+
+
+def run(command, folder, environment):
+    """Exit code and output of a shell command, both streams together."""
+    result = subprocess.run(command, cwd=folder, env=environment, shell=True, text=True, stdout=-1, stderr=-2)
+    return result.returncode, result.stdout
+
+
+def found(pattern, text):
+    """The first match's group, or a dash."""
+    match = re.search(pattern, text, re.M)
+    return match[1] if match else "–"
+
+
+def check(python, tensorflow, data_dir):
+    """A row: versions, first run, tests, MNIST; and whether all of it passed."""
+    interpreter = shutil.which(f"python{python}")
+    if not interpreter:
+        return f"| {python} | {tensorflow} | no python{python} in PATH | – | – |", False
+    with tempfile.TemporaryDirectory() as work:
+        clone, environment = fresh_copy(work, interpreter, tensorflow)
+        results = [run(command, clone, environment) for command in readme_commands()]
+        loss, tests = found(LOSS, results[0][1]), found(r"^(\d+ (?:passed|failed).*)$", results[1][1])
+        mnist = "–"
+        if data_dir and (data_dir / "mnist").is_dir():
+            results.append(run(MNIST, clone, environment | {"VAE_DATA": str(data_dir)}))
+            mnist = found(LOSS, results[-1][1])
+        version = found(r"^Version: (\S+)", run("pip show tensorflow", clone, environment)[1])
+    return f"| {python} | {version} | {loss} | {tests} | {mnist} |", not any(code for code, _ in results)
+
+
+def fresh_copy(work, interpreter, tensorflow):
+    """A clone of this commit, and the environment variables under which it gets that TensorFlow in a new environment."""
+    subprocess.run(["git", "clone", "-q", str(ROOT), f"{work}/clone"], check=True)
+    subprocess.run([interpreter, "-m", "venv", f"{work}/venv"], check=True)
+    Path(work, "constraints.txt").write_text(f"tensorflow=={tensorflow}.*\n")
+    environment = os.environ | {"PATH": f"{work}/venv/bin:{os.environ['PATH']}", "VAE_DATA": f"{work}/data"}
+    return f"{work}/clone", environment | {"PIP_CONSTRAINT": f"{work}/constraints.txt", "PIP_QUIET": "1"}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pairs", nargs="*", default=PAIRS, metavar="PYTHON=TENSORFLOW")
+    parser.add_argument("--data-dir", type=Path, help="where mnist/ lies")
+    arguments = parser.parse_args()
+    print("| Python | TensorFlow | toy digits | tests | MNIST, z = 2 |\n| --- | --- | --- | --- | --- |", flush=True)
+    passed = True
+    for pair in arguments.pairs:
+        row, good = check(*pair.split("="), arguments.data_dir and arguments.data_dir.resolve())
+        print(row if good else f"{row} failed", flush=True)
+        passed &= good
+    sys.exit(not passed)
