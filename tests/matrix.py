@@ -54,12 +54,13 @@ def check(python, tensorflow, data_dir):
         if data_dir and (data_dir / "mnist").is_dir():
             results.append(run(MNIST, clone, environment | {"VAE_DATA": str(data_dir)}))
             mnist = found(LOSS, results[-1][1])
-        version = found(r"^Version: (\S+)", run("pip show tensorflow", clone, environment)[1])
+        _, output = run("python -c 'import tensorflow; print(tensorflow.__version__)'", clone, environment)
+        version = found(r"^(\d+\.\d+\.\S+)$", output)
     return f"| {python} | {version} | {loss} | {tests} | {mnist} |", not any(code for code, _ in results)
 
 
 def fresh_copy(work, interpreter, tensorflow):
-    """A clone of this commit, and the environment variables under which it gets that TensorFlow in a new environment."""
+    """A clone of this commit, and the variables under which it gets that TensorFlow in an environment of its own."""
     subprocess.run(["git", "clone", "-q", str(ROOT), f"{work}/clone"], check=True)
     subprocess.run([interpreter, "-m", "venv", f"{work}/venv"], check=True)
     Path(work, "constraints.txt").write_text(f"tensorflow=={tensorflow}.*\n")
