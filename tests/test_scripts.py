@@ -16,7 +16,7 @@ from PIL import Image
 import utils
 import vae_conv
 import vae_fc
-from console import NonFiniteError, UserError
+from console import NonFiniteError, UserError, launch, parse_settings
 from run_folder import sole_writer
 
 # isort: split
@@ -286,6 +286,52 @@ def test_bad_flag_is_refused_by_name(flag, capsys):
     with pytest.raises(SystemExit) as stop:
         vae_fc.main([flag, BAD_FLAGS[flag]])
     assert stop.value.code == 2 and flag in capsys.readouterr().err
+
+
+ABSURD = ("0", "-1", "-0", "1.5", "nan", "inf", "1e99", "", " ", "x", "/dev/null", "9" * 30, "1\n2", "\0")
+NUMBERS = {"z", "epochs", "batch-size", "learning-rate", "beta", "kl-warmup-epochs", "decay-per-epoch"}
+NUMBERS |= {"seed", "limit"}
+CHOSEN = {"likelihood", "binarize", "image-size", "strategy"}
+FINE = {
+    ("seed", "0"),
+    ("seed", "-0"),
+    ("learning-rate", "1.5"),
+    ("decay-per-epoch", "0"),
+    ("decay-per-epoch", "-0"),
+} | {(flag, value) for flag in ("beta", "kl-warmup-epochs") for value in ("0", "-0", "1.5")}
+FINE |= {(flag, "9" * 30) for flag in ("epochs", "batch-size", "limit")}  # more than there is: as much as there is
+
+
+@pytest.mark.parametrize("flag", sorted(NUMBERS | CHOSEN))
+def test_absurd_values_are_refused_by_the_flags_name(flag, capsys):
+    for value in ABSURD:
+        if (flag, value) in FINE:
+            parse_settings("fc", "", vars(vae_fc), [f"--{flag}={value}"])
+            continue
+        with pytest.raises(SystemExit) as stop:
+            parse_settings("fc", "", vars(vae_fc), [f"--{flag}={value}"])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and f"--{flag}" in error.splitlines()[-1], (flag, value)
+
+
+@pytest.mark.parametrize("flag", ["dataset", "data-dir", "out", "name"])
+@pytest.mark.parametrize("value", ["", "\0", "/dev/null", "/proc/nothing", "a/../../b", "\n"])
+def test_absurd_paths_are_refused_by_the_flags_name_or_the_path(flag, value, quick, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VAE_DATA")
+    monkeypatch.setattr(utils, "train", lambda encoder, decoder, data, settings: utils.open_run(settings, data))
+    flags = {"epochs": "1", "limit": "5", "out": "out", "data-dir": "data"} | {flag: value}
+    code = None
+    try:
+        launch(lambda: vae_fc.main([f"--{name}={text}" for name, text in flags.items()]))
+    except SystemExit as stop:
+        code = stop.code
+    error = capsys.readouterr().err.strip()
+    if code is None:  # an odd name, but one that a folder can have
+        assert (flag, value) in {("data-dir", "\n"), ("out", "\n"), ("data-dir", "a/../../b"), ("out", "a/../../b")}
+        return
+    assert code == 2 and "Traceback" not in error
+    assert f"--{flag}" in error.splitlines()[-1] or value in error
 
 
 def test_contradicting_flags_are_refused(capsys):
