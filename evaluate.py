@@ -24,6 +24,7 @@ import utils  # before TensorFlow: it keeps TensorFlow's start-up log off the te
 # isort: split
 import tensorflow as tf
 
+import linear_start
 import measures
 import pictures
 from classifier import load_classifier
@@ -148,7 +149,7 @@ def evaluate_run(run, options):
     recon, kl, error, *codes = utils.evaluate_images(call, run.data.test, run.settings)
     if not np.all(np.isfinite(recon + kl)):
         raise NonFiniteError(f"{run.folder}: the loss of test image {np.argmin(np.isfinite(recon + kl))} is no number")
-    ppca = utils.fit_ppca(run.data.train, run.settings.z, limit=len(run.data.train), iterations=10)
+    ppca = linear_start.fit_ppca(run.data.train, run.settings.z, limit=len(run.data.train), iterations=10)
     train_rows = evenly_spaced(len(run.data.train), SAMPLES)
     *_, train_means, train_log_stds = utils.evaluate_images(call, run.data.train[train_rows], run.settings)
     mixture_codes = draw_from_mixture(run, train_means, train_log_stds)

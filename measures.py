@@ -105,7 +105,7 @@ def bits_per_dim(nats, dimensions):
 def ppca_nll(ppca, x):
     """-log N(x; mu, W W^T + sigma^2 I), nats, (B,): Tipping & Bishop 1999, equation 4, by Woodbury's identity.
 
-    x: (B, D), ppca: utils.Ppca with W (D, z) as its decode (z, D).
+    x: (B, D), ppca: linear_start.Ppca with W (D, z) as its decode (z, D).
     """
     variance, (rank, size) = ppca.sigma**2, ppca.decode.shape
     centred = x - ppca.decode_bias

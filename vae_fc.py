@@ -78,7 +78,7 @@ def residual_layers(hidden, widths):
 def build_encoder(image_shape, z, linear):
     """Images (B, H, W, C) in [0, 1] -> mean and log-std of q(z|x), side by side (B, 2z).
 
-    With `linear`, a linear path runs beside the network, which starts at 0 (see utils.start_at_ppca).
+    With `linear`, a linear path runs beside the network, which starts at 0 (see linear_start.start_at_ppca).
     """
     start = "zeros" if linear else "glorot_uniform"
     image = keras.Input(image_shape)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+import linear_start
 import utils
 import vae_conv
 import vae_fc
@@ -30,7 +31,7 @@ def test_components_equal_the_eigenvectors():
     images = linear_images()
     mean, covariance = exact_covariance(images)
     values, vectors = np.linalg.eigh(covariance)
-    found_mean, found, found_values, trace = utils.principal_components(images, 4, seed=0)
+    found_mean, found, found_values, trace = linear_start.principal_components(images, 4, seed=0)
     np.testing.assert_allclose(found_mean, mean, atol=1e-6)
     np.testing.assert_allclose(found_values, values[::-1][:4], rtol=1e-4)
     np.testing.assert_allclose(np.abs(np.sum(found * vectors[:, ::-1][:, :4], axis=0)), 1, atol=1e-3)
@@ -40,7 +41,8 @@ def test_components_equal_the_eigenvectors():
 def test_mirrored_components_are_those_of_both_orientations():
     images = linear_images(500)
     both = np.concatenate([images, images[:, :, ::-1]])
-    expected, found = (utils.principal_components(*arguments) for arguments in ((both, 4, 0), (images, 4, 0, True)))
+    expected = linear_start.principal_components(both, 4, 0)
+    found = linear_start.principal_components(images, 4, 0, True)
     for one, other in zip(expected[::2], found[::2], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(np.abs(np.sum(expected[1] * found[1], axis=0)), 1, atol=1e-3)
@@ -49,7 +51,7 @@ def test_mirrored_components_are_those_of_both_orientations():
 def test_ppca_posterior_is_the_exact_one():
     """p(z|x) of the linear model x ~ N(W z + mu, s^2 I) by Bayes' rule (Tipping & Bishop 1999, equation 7)."""
     images = linear_images()
-    ppca = utils.fit_ppca(images, 4)
+    ppca = linear_start.fit_ppca(images, 4)
     x = images[:10].reshape(10, -1) / 255
     precision = np.eye(4) + ppca.decode @ ppca.decode.T / ppca.sigma**2
     mean = (x - ppca.decode_bias) @ ppca.decode.T / ppca.sigma**2 @ np.linalg.inv(precision)
@@ -61,9 +63,9 @@ def test_ppca_posterior_is_the_exact_one():
 def test_vae_starts_at_the_exact_likelihood(script):
     """At its start the bound is tight: the mean of -ELBO is the linear model's exact negative log-likelihood."""
     images = linear_images()
-    ppca = utils.fit_ppca(images, 4)
+    ppca = linear_start.fit_ppca(images, 4)
     encoder, decoder = script.build_encoder((6, 6, 1), 4, True), script.build_decoder((6, 6, 1), 4, True)
-    utils.start_at_ppca(encoder, decoder, ppca, script.LOG_STD_BOUND)
+    linear_start.start_at_ppca(encoder, decoder, ppca, script.LOG_STD_BOUND)
     vae = utils.Vae(encoder, decoder, tf.Variable(math.log(ppca.sigma), dtype=tf.float32), "gaussian")
     noise = tf.random.stateless_normal((len(images), 4), (0, 1))
     recon, kl = vae.elbo_terms(utils.to_pixels(images), noise)
@@ -77,7 +79,7 @@ def test_vae_starts_at_the_exact_likelihood(script):
 
 @pytest.mark.parametrize("images", [np.full((5, 6, 6, 1), 77, np.uint8), linear_images(2)], ids=["constant", "two"])
 def test_ppca_of_degenerate_sets_is_finite(images):
-    ppca = utils.fit_ppca(images, 50)
+    ppca = linear_start.fit_ppca(images, 50)
     for array in (ppca.encode, ppca.encode_bias, ppca.log_std, ppca.decode, ppca.decode_bias):
         assert np.all(np.isfinite(array))
-    assert ppca.encode.shape == (36, 50) and ppca.sigma >= utils.SIGMA_FLOOR
+    assert ppca.encode.shape == (36, 50) and ppca.sigma >= linear_start.SIGMA_FLOOR

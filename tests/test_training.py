@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+import linear_start
 import utils
 import vae_fc
 from console import NonFiniteError
@@ -112,7 +113,8 @@ def test_evaluation_counts_every_image_once(monkeypatch):
 def test_weight_decay_spares_biases_sigma_and_the_linear_path():
     """With no gradient, only matrices shrink: not what pPCA has set."""
     vae = small_run("gaussian")
-    utils.start_at_ppca(vae.encoder, vae.decoder, utils.fit_ppca(np.zeros((5, 6, 6, 1), np.uint8), 3), 8.0)
+    ppca = linear_start.fit_ppca(np.zeros((5, 6, 6, 1), np.uint8), 3)
+    linear_start.start_at_ppca(vae.encoder, vae.decoder, ppca, 8.0)
     before = {variable.path: variable.numpy() for variable in vae.state[:-1]}
     optimizer = utils.build_optimizer(settings(warmup_steps=1), vae.variables, 10)
     for _ in range(3):
@@ -135,7 +137,8 @@ def test_weight_decay_takes_the_same_share_in_an_epoch_of_any_length(steps):
 
 def test_frozen_linear_path_is_not_trained_but_kept():
     vae = small_run("gaussian")
-    utils.start_at_ppca(vae.encoder, vae.decoder, utils.fit_ppca(np.zeros((5, 6, 6, 1), np.uint8), 3), 8.0)
+    ppca = linear_start.fit_ppca(np.zeros((5, 6, 6, 1), np.uint8), 3)
+    linear_start.start_at_ppca(vae.encoder, vae.decoder, ppca, 8.0)
     assert not [variable for variable in vae.variables[:-1] if "linear" in variable.path]
     assert len([variable for variable in vae.state[:-1] if "linear" in variable.path]) == 4
 

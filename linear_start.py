@@ -1,0 +1,91 @@
+"""Where Gaussian runs start: at probabilistic PCA, the best linear VAE, in closed form.
+
+Tipping & Bishop 1999 (probabilistic PCA), Lucas et al. 2019 (pPCA as a linear VAE, arXiv:1911.02469). Images are uint8,
+(N, H, W, C), and pixels of the model float32 in [0, 1].
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from console import progress
+
+SIGMA_FLOOR = 1 / 510  # half a grey level: below it a density of 8-bit pixels means nothing and grows without bound
+
+
+@dataclass(frozen=True)
+class Ppca:
+    """A linear VAE at its optimum: mean = x encode + encode_bias, log-std, x = z decode + decode_bias, sigma."""
+
+    encode: np.ndarray  # (D, z)
+    encode_bias: np.ndarray  # (z,)
+    log_std: np.ndarray  # (z,)
+    decode: np.ndarray  # (z, D)
+    decode_bias: np.ndarray  # (D,)
+    sigma: float
+
+
+def principal_components(images, count, seed, mirror=False, iterations=4):
+    """Mean (D,), leading eigenvectors (D, count) and eigenvalues (count,) of the covariance, and its trace.
+
+    Randomised subspace iteration (Halko et al. 2011, algorithm 4.4), which reads the uint8 images (N, H, W, C) in
+    blocks, so that a memory-mapped set never has to fit in memory. With `mirror`, of the images and their mirror
+    images together.
+    """
+    blocks = [slice(start, start + 1000) for start in range(0, len(images), 1000)]
+    total = len(images) * (2 if mirror else 1)
+
+    def block(rows):
+        x = images[rows]
+        x = np.concatenate([x, x[:, :, ::-1]]) if mirror else x
+        return x.reshape(len(x), -1).astype(np.float32) / 255
+
+    size = int(np.prod(images.shape[1:]))
+    mean = sum(block(rows).sum(0, dtype=np.float64) for rows in blocks) / total
+    mean32 = mean.astype(np.float32)
+    trace = sum(np.square(block(rows) - mean32).sum(dtype=np.float64) for rows in blocks) / total
+    product = np.random.default_rng(seed).standard_normal((size, min(count + 16, size))).astype(np.float32)
+    for _ in progress(range(iterations), iterations):
+        basis, _ = np.linalg.qr(product)
+        centred = (block(rows) - mean32 for rows in blocks)
+        product = sum(x.T @ (x @ basis) for x in centred) / total
+    values, rotation = np.linalg.eigh((basis.T @ product).astype(np.float64))
+    largest = np.argsort(values)[::-1][:count]
+    return mean, basis @ rotation[:, largest], np.maximum(values[largest], 0), trace
+
+
+def fit_ppca(images, z, seed=0, mirror=False, limit=50_000, iterations=4):
+    """Maximum-likelihood pPCA with z units from at most `limit` evenly spaced uint8 images (N, H, W, C).
+
+    With `mirror`, from their mirror images too: what training sees is what the fit must see. Not from
+    shifted ones: test images are not, and shifts only keep the network from learning the training images by heart.
+    Tipping & Bishop 1999, equations 7, 8 and 12; its posterior is diagonal in this basis, so the VAE starts with a
+    tight bound. Directions without variance get weight 0 (posterior = prior).
+    """
+    images = images[:: max(1, len(images) // limit)]
+    mean, vectors, values, trace = principal_components(images, z, seed, mirror, iterations)
+    variance = max((trace - values.sum()) / max(1, len(mean) - len(values)), SIGMA_FLOOR**2)
+    gain = np.zeros(z)
+    posterior_variance = np.ones(z)
+    gain[: len(values)] = np.sqrt(np.maximum(values - variance, 0))
+    posterior_variance[: len(values)] = variance / np.maximum(values, variance)
+    decode = np.zeros((z, len(mean)))
+    decode[: len(values)] = vectors.T * gain[: len(values), None]
+    encode = decode.T / variance * posterior_variance
+    return Ppca(encode, -mean @ encode, np.log(posterior_variance) / 2, decode, mean, math.sqrt(variance))
+
+
+def start_at_ppca(encoder, decoder, ppca, log_std_bound):
+    """Give a linear path its pPCA weights: layers linear_mean and log_std of the encoder, linear_pixels of the decoder.
+
+    With the networks beside the path starting at 0, the VAE starts as that linear VAE exactly. The path then stays:
+    Adam's steps, equally long for every weight, add up over thousands of pixels and would wreck it at once.
+    """
+    for layer in (encoder.get_layer("linear_mean"), decoder.get_layer("linear_pixels")):
+        layer.trainable = False
+    encoder.get_layer("linear_mean").set_weights([ppca.encode, ppca.encode_bias])
+    unbounded = log_std_bound * np.arctanh(ppca.log_std / log_std_bound)
+    log_std = encoder.get_layer("log_std")
+    log_std.set_weights([np.zeros(log_std.kernel.shape), unbounded])
+    decoder.get_layer("linear_pixels").set_weights([ppca.decode, ppca.decode_bias])
