@@ -268,12 +268,12 @@ def split_celeba(source, names, partition):
     missing = len(rows) - len(known.intersection(name for name, _ in rows))
     if missing:
         note(f"{source}: lacks {missing:,} of the {len(rows):,} images in {partition.name}; the others are used")
-    unknown = len(known.difference(name for name, _ in rows))
-    if unknown:
-        note(f"{partition}: does not list {unknown:,} of the {len(names):,} images in {source.name}; they are left out")
     if not all(chosen):
         note(f"{partition}: no {'test' if chosen[0] else 'training'} images (partition 0 or 2); {OUR_SPLIT}")
         return split_by_name(names)
+    unknown = len(known.difference(name for name, _ in rows))
+    if unknown:
+        note(f"{partition}: does not list {unknown:,} of the {len(names):,} images in {source.name}; they are left out")
     return chosen
 
 
