@@ -111,6 +111,7 @@ FLAGS = {  # name: (type or choices, help)
     "seed": (_number(int, 0, 2**31 - 1), "all randomness follows from it"),
     "limit": (_number(int, 1), "first N training images and at most N test images"),
     "image_size": (("32", "64", "128"), "pixels a side, for celeba and folders of images"),
+    "precision": (("fp32", "bf16"), "bf16: matrix products in bfloat16, faster where the processor has them"),
     "strategy": (
         ("auto", "one", "mirrored", "multiworker"),
         "devices: one, all of this machine, or all machines of TF_CONFIG; auto: all that there are",

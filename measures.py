@@ -36,17 +36,20 @@ def build_importance_call(vae, settings):
     """
 
     @tf.function(jit_compile=settings.xla)
-    def importance_call(x, mean, log_std, largest, scaled_sum, first, steps):
-        for k in tf.range(steps):
-            key = utils.random_key(settings.seed, utils.IMPORTANCE, first + tf.cast(k, tf.int64))
-            noise = tf.random.stateless_normal(tf.shape(mean), key)
-            z = mean + tf.exp(log_std) * noise
-            log_ratio = 0.5 * (tf.square(noise) - tf.square(z)) + log_std  # log p(z) - log q(z|x) per unit
+    def add_samples(x, mean, log_std, largest, scaled_sum, noise):
+        for one in noise:
+            z = mean + tf.exp(log_std) * one
+            log_ratio = 0.5 * (tf.square(one) - tf.square(z)) + log_std  # log p(z) - log q(z|x) per unit
             log_weight = vae.log_prob(x, z) + tf.reduce_sum(log_ratio, axis=-1)
             highest = tf.maximum(largest, log_weight)
             scaled_sum = scaled_sum * tf.exp(largest - highest) + tf.exp(log_weight - highest)
             largest = highest
         return largest, scaled_sum
+
+    @tf.function
+    def importance_call(x, mean, log_std, largest, scaled_sum, first, steps):
+        noise = utils.draw_noise(settings.seed, utils.IMPORTANCE, first, steps, tf.shape(mean))
+        return add_samples(x, mean, log_std, largest, scaled_sum, noise)
 
     return importance_call
 

@@ -8,7 +8,7 @@ decoder, arXiv:2006.13202), Burda et al. 2016 (active units, arXiv:1509.00519).
 import argparse
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ with quiet_stderr():
 
     from board import Board
     from distributed import is_chief, lost_workers, open_strategy, share_of_batch, start_together
+    from precision import in_bfloat16
 
     tf.get_logger().setLevel("ERROR")  # its advice on retracing means nothing to a user
     GPUS = tf.config.list_physical_devices("GPU")
@@ -41,20 +42,38 @@ NOISE, BINARIZE, EVALUATE, SAMPLE, MIRROR, IMPORTANCE, DEQUANTISE, SHIFT = range
 # ---------------------------------------------------------------------------------------------------------------
 
 
+def image_sums(pixels):
+    """Sums over each image, (B, H, W, C) -> (B,): products with ones, which use all lanes of the processor.
+
+    XLA on a CPU forms other sums one number after the other.
+    """
+    size = math.prod(pixels.shape[1:])
+    return tf.linalg.matvec(tf.reshape(pixels, (-1, size)), tf.ones(size))
+
+
+@tf.function(jit_compile=True)  # one pass over memory, also between layers that are not compiled
 def bernoulli_log_prob(x, logits):
     """log p(x) of Bernoulli pixels, nats, summed over each image; x in [0, 1] (grey values: their expectation).
 
     From logits, because clipping a probability to 1 - 1e-8 is no clipping in float32.  x, logits: (B, H, W, C).
-    As tf.nn.sigmoid_cross_entropy_with_logits, whose logits get four gradients (see kl_to_standard_normal).
+    As tf.nn.sigmoid_cross_entropy_with_logits, but the logarithm is a plain one, which is several times faster: of what
+    log1p adds, below 1e-7 a pixel, nothing remains in the sum. The gradient is the known one, a single term.
     """
-    size = tf.abs(logits)
-    return -tf.reduce_sum(tf.nn.softplus(-size) + 0.5 * size + (0.5 - x) * logits, axis=[1, 2, 3])
+
+    @tf.custom_gradient
+    def log_prob(logits):
+        size = tf.abs(logits)
+        value = -image_sums(tf.math.log(1 + tf.exp(-size)) + 0.5 * size + (0.5 - x) * logits)
+        return value, lambda upstream: tf.reshape(upstream, (-1, 1, 1, 1)) * (x - tf.sigmoid(logits))
+
+    return log_prob(logits)
 
 
 def gaussian_log_prob(x, mean, log_sigma):
     """log N(x; mean, sigma^2 I), nats, summed over each image; one sigma for all pixels.  x, mean: (B, H, W, C)."""
-    scaled = tf.square((x - mean) * tf.exp(-log_sigma))
-    return -tf.reduce_sum(0.5 * scaled + log_sigma + 0.5 * math.log(2 * math.pi), axis=[1, 2, 3])
+    size = math.prod(x.shape[1:])
+    squared_error = image_sums(tf.square(x - mean))
+    return -0.5 * squared_error * tf.exp(-2 * log_sigma) - size * (log_sigma + 0.5 * math.log(2 * math.pi))
 
 
 def kl_to_standard_normal(mean, log_std):
@@ -114,6 +133,18 @@ class Vae:
 def random_key(seed, stream, step):
     """Key of TensorFlow's stateless random numbers: the same numbers whenever (seed, stream, step) is the same."""
     return tf.stack([tf.cast(seed * 8 + stream, tf.int64), tf.cast(step, tf.int64)])
+
+
+def draw_noise(seed, stream, first, count, shape):
+    """Standard normal noise of `count` steps, each from the key of its own number: (count, *shape).
+
+    Never called under XLA, which takes some 50 times as long for it on a CPU, and makes other numbers of the same key.
+    """
+
+    def draw(step):
+        return tf.random.stateless_normal(shape, random_key(seed, stream, step))
+
+    return tf.map_fn(draw, first + tf.range(count, dtype=tf.int64), fn_output_signature=tf.float32)
 
 
 def binarized(images, binarize, key):
@@ -214,21 +245,25 @@ def shifted(images, reach, key):
     return images
 
 
-def build_gradient_call(vae, settings):
-    """The compiled gradients of the loss: gradient_call(images, step, beta, share) -> terms (2,), gradients.
+def under_xla(settings):
+    """Whether XLA compiles the training of the networks: not in bfloat16 on a CPU, where it computes in float32."""
+    return settings.xla and (settings.precision == "fp32" or bool(GPUS))
 
-    share: rows of the batch and their weights, for one replica of several; None for the whole batch. Random numbers
-    are the whole batch's in any case.
+
+def build_gradient_call(vae, settings):
+    """The compiled gradients of the loss: gradient_call(images, noise, step, beta, share) -> terms (2,), gradients.
+
+    noise: (B, z); share: rows of the batch and their weights, for one replica of several; None for the whole batch.
+    Random numbers are the whole batch's in any case.
     """
 
-    @tf.function(jit_compile=settings.xla)
-    def gradient_call(images, step, beta, share=None):
+    @tf.function(jit_compile=under_xla(settings))
+    def gradient_call(images, noise, step, beta, share=None):
         if settings.shift:
             images = shifted(images, settings.shift, random_key(settings.seed, SHIFT, step))
         x = to_pixels(images)
         if settings.mirror:
             x = mirrored(x, random_key(settings.seed, MIRROR, step))
-        noise = tf.random.stateless_normal((tf.shape(x)[0], settings.z), random_key(settings.seed, NOISE, step))
         mean = tf.reduce_mean
         if share:
             (rows, weights), mean = share, lambda values: tf.reduce_sum(weights * values)
@@ -256,14 +291,14 @@ def build_train_call(vae, average, optimizer, settings):
         for mean, variable in zip(average.variables, vae.variables, strict=True):
             mean.assign_add(rate * (variable - mean))
 
-    def train_step(images, step, beta):
-        terms, gradients = gradient_call(images, step, beta)
+    def train_step(*arguments):
+        terms, gradients = gradient_call(*arguments)
         update(gradients)
         return terms
 
-    def replica_step(images, step, beta):
+    def replica_step(*arguments):
         context = tf.distribute.get_replica_context()
-        terms, gradients = gradient_call(images, step, beta, share_of_batch(settings.batch_size, context))
+        terms, gradients = gradient_call(*arguments, share_of_batch(settings.batch_size, context))
         terms, *gradients = context.all_reduce("sum", [terms, *gradients])
         gradients = clip_gradients(gradients, settings.gradient_clip)
         # Keras sums gradients over replicas once more: all but one bring nothing
@@ -276,13 +311,19 @@ def build_train_call(vae, average, optimizer, settings):
             return train_step(*arguments)
         return strategy.experimental_local_results(strategy.run(replica_step, arguments))[0]
 
-    @tf.function(jit_compile=settings.xla and alone)
-    def train_call(batches, steps, first_step, beta, rate):
+    @tf.function(jit_compile=under_xla(settings) and alone)
+    def train_steps(batches, noise, steps, first_step, beta, rate):
         terms = tf.TensorArray(tf.float32, settings.steps_per_call, element_shape=(2,))
         for k in tf.range(steps):
-            terms = terms.write(k, any_step(batches[k], first_step + tf.cast(k, tf.int64), beta))
+            terms = terms.write(k, any_step(batches[k], noise[k], first_step + tf.cast(k, tf.int64), beta))
         update_average(rate)
         return terms.stack()
+
+    @tf.function
+    def train_call(batches, steps, first_step, beta, rate):
+        shape = settings.batch_size, settings.z
+        noise = draw_noise(settings.seed, NOISE, first_step, settings.steps_per_call, shape)
+        return train_steps(batches, noise, steps, first_step, beta, rate)
 
     return train_call
 
@@ -356,6 +397,14 @@ def copy_vae(vae):
     return Vae(*twins, tf.Variable(vae.log_sigma, name="average_log_sigma"), vae.likelihood)
 
 
+def trained_and_averaged(vae, precision):
+    """The networks that training adjusts, and those of their averaged weights, which are float32 in any case."""
+    average = copy_vae(vae)
+    if precision == "bf16":
+        vae = replace(vae, encoder=in_bfloat16(vae.encoder), decoder=in_bfloat16(vae.decoder))
+    return vae, average
+
+
 @dataclass(frozen=True)
 class Run:
     """What training carries along: the models, where they are kept, and the rows of metrics.csv so far."""
@@ -413,7 +462,7 @@ def start_run(encoder, decoder, data, settings):
         start_at_ppca(encoder, decoder, ppca, settings.log_std_bound)
         sigma = ppca.sigma
     vae = Vae(encoder, decoder, tf.Variable(math.log(sigma), dtype=tf.float32, name="log_sigma"), settings.likelihood)
-    average = copy_vae(vae)
+    vae, average = trained_and_averaged(vae, settings.precision)
     optimizer = build_optimizer(settings, vae.variables, len(data.train) // settings.batch_size)
     folder = open_run(settings, data) if is_chief() else None
     state = tf.train.Checkpoint(vae=vae.state, average=average.state, optimizer=optimizer.variables)

@@ -40,6 +40,7 @@ BETA = 1.0  # weight of the KL term; 1 is the ELBO
 KL_WARMUP_EPOCHS = 0.0  # epochs over which that weight rises from 0: more active units, which pay in long runs only
 STEPS_PER_CALL = 4  # training steps in one compiled call: little overhead, and a progress bar that moves
 XLA = False  # XLA's convolution gradients are about 50 times slower on a CPU
+PRECISION = "fp32"  # bf16: matrix products in bfloat16
 
 # data
 DATASET = "toy-faces"  # toy-digits, mnist, cifar10, cifar10-grey, celeba or a folder of images
@@ -77,10 +78,12 @@ def downsampled(image):
 
 
 def upsampled(hidden, filters, size, **options):
-    """Feature maps of twice the size, cut to `size` where halving had rounded up.  (B, 2h, 2w, filters)."""
+    """Feature maps of twice the size, or one less a side where halving had rounded up.  (B, 2h, 2w, filters)."""
+    odd = [2 * have - want for have, want in zip(hidden.shape[1:3], size, strict=True)]
+    if all(odd):
+        options["output_padding"] = 1  # 2h - 1 pixels a side: all but the last row and column of 2h
     hidden = layers.Conv2DTranspose(filters, KERNEL, 2, "same", **options)(hidden)
-    excess = [have - want for have, want in zip(hidden.shape[1:3], size, strict=True)]
-    return layers.Cropping2D([(0, rows) for rows in excess])(hidden) if any(excess) else hidden
+    return hidden if all(odd) or not any(odd) else layers.Cropping2D([(0, rows) for rows in odd])(hidden)
 
 
 def build_encoder(image_shape, z, linear):

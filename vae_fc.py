@@ -35,6 +35,7 @@ BETA = 1.0  # weight of the KL term; 1 is the ELBO
 KL_WARMUP_EPOCHS = 0.0  # epochs over which that weight rises from 0: more active units, which pay in long runs only
 STEPS_PER_CALL = 32  # training steps in one compiled call: little overhead, and a progress bar that moves
 XLA = True  # whole runs of steps as one compiled program: pays for dense layers on CPU and GPU
+PRECISION = "fp32"  # bf16: matrix products in bfloat16
 
 # data
 DATASET = "toy-digits"  # toy-faces, mnist, cifar10, cifar10-grey, celeba or a folder of images

@@ -24,13 +24,17 @@ import vae_fc
 from data.datasets import Dataset
 
 # isort: split
+import keras
 import peers_jax
 import peers_keras
 import peers_torch
 import tensorflow as tf
+from ceiling import product_rate
 
 PEERS = (peers_torch, peers_jax, peers_keras)
 NAMES = [name for peer in PEERS for name in peer.NAMES]
+OURS = {"ours": "fp32", "ours bf16": "bf16"}
+RIVALS = {"PyTorch bf16": "ours bf16"}  # whom a peer is held against; all others: ours
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Case:
         return vae_conv.FULL_SIZE_FILTERS
 
     def networks(self):
-        """Encoder and decoder in Keras."""
+        """Encoder and decoder in Keras, with the same weights every time."""
+        keras.utils.set_random_seed(0)
         vae_fc.HIDDEN = self.hidden
         return self.script.build_encoder(self.shape, self.z, False), self.script.build_decoder(
             self.shape, self.z, False
@@ -86,32 +91,22 @@ CASES = {
 }
 
 
-def our_epoch(case, images):
+def our_epoch(case, images, precision):
     """A function that trains one epoch in this project's loop and returns its mean loss."""
     likelihood = "bernoulli" if case.bernoulli else "gaussian"
     settings = argparse.Namespace(
         **{name.lower(): value for name, value in vars(case.script).items() if name.isupper()}
         | {"z": case.z, "likelihood": likelihood, "batch_size": case.batch, "learning_rate": case.learning_rate}
-        | {"decay_per_epoch": 0.0, "mirror": False, "shift": 0, "warmup_steps": 1}
+        | {"decay_per_epoch": 0.0, "mirror": False, "shift": 0, "warmup_steps": 1, "precision": precision}
     )
     encoder, decoder = case.networks()
     vae = utils.Vae(encoder, decoder, tf.Variable(0.0), likelihood)
-    average, optimizer = utils.copy_vae(vae), utils.build_optimizer(settings, vae.variables, len(images) // case.batch)
+    vae, average = utils.trained_and_averaged(vae, precision)
+    optimizer = utils.build_optimizer(settings, vae.variables, len(images) // case.batch)
     data = Dataset("random", images, images[:1], None, None, ())
     run = utils.Run(settings, data, None, vae, average, optimizer, None, [], None)
     train_call = utils.build_train_call(vae, average, optimizer, settings)
     return lambda epoch: utils.train_epoch(run, train_call, epoch).sum()
-
-
-def product_rate(size=2048, seconds=1.0):
-    """Floating-point operations a second of matrix products of this size in float32, the best of some."""
-    one = tf.random.normal((size, size))
-    best, end = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        began = time.perf_counter()
-        tf.matmul(one, one).numpy()
-        best = max(best, 2 * size**3 / (time.perf_counter() - began))
-    return best
 
 
 def measure(name, chosen, repeats):
@@ -121,7 +116,7 @@ def measure(name, chosen, repeats):
     encoder, decoder = (network.get_weights() for network in case.networks())
     *encoder, mean, mean_bias, log_std, log_std_bias = encoder
     weights = [*encoder, np.hstack([mean, log_std]), np.hstack([mean_bias, log_std_bias])], decoder
-    epochs = {"ours": our_epoch(case, images)}
+    epochs = {who: our_epoch(case, images, precision) for who, precision in OURS.items()}
     for peer in PEERS:
         epochs |= peer.epochs(case, images, weights, chosen)
     rates, losses, products = {who: [] for who in epochs}, {}, []
@@ -133,12 +128,13 @@ def measure(name, chosen, repeats):
             rates[who].append(case.images // case.batch * case.batch / (time.perf_counter() - began))
     print(f"\n{name}: {repeats} turns, matrix products at {np.median(products) / 1e9:,.0f} GFLOP/s")
     for who, rate in rates.items():
-        ratios = np.array(rates["ours"][1:]) / np.array(rate[1:])
+        rival = RIVALS.get(who, "ours")
+        ratios = np.array(rates[rival][1:]) / np.array(rate[1:])
         share = np.median(np.array(rate[1:]) / products[1:]) * case.operations()
         spread = f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
         print(
             f"  {who:<17} {np.median(rate[1:]):>8,.0f} images/s  {share:>5.0%} of that  loss {losses[who]:>8,.1f}"
-            + ("" if who == "ours" else f"  ours is {spread} times as fast"),
+            + ("" if who == "ours" else f"  {rival} is {spread} times as fast"),
             flush=True,
         )
 

@@ -1,0 +1,81 @@
+"""--precision bf16: the same networks to 8 bits, with weights, codes, losses and what is saved in float32."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import precision
+import utils
+import vae_conv
+import vae_fc
+
+# isort: split
+import tensorflow as tf
+
+SHAPE, Z = (12, 12, 3), 5
+HALVES = ("build_encoder", "build_decoder")
+
+
+def built(script, linear):
+    """A script's networks with random weights everywhere, also where training would start at 0."""
+    halves, rng = [getattr(script, half)(SHAPE, Z, linear) for half in HALVES], np.random.default_rng(0)
+    for half in halves:
+        half.set_weights([weight + rng.normal(0, 0.02, weight.shape) for weight in half.get_weights()])
+    return halves
+
+
+@pytest.mark.parametrize("linear", [False, True])
+@pytest.mark.parametrize("script", [vae_fc, vae_conv])
+def test_hidden_layers_compute_in_bfloat16_on_float32_weights(script, linear, small_sets):
+    for network in built(script, linear):
+        twin = precision.in_bfloat16(network)
+        found = {layer.name: layer.compute_dtype for layer in twin.layers}
+        kernels = {name: found[name] for name in found if precision.has_kernel(twin.get_layer(name))}
+        assert kernels and set(kernels.values()) == {"bfloat16"}
+        assert {found[name] for name in precision.CODES if name in found} <= {"float32"}
+        assert {variable.dtype for variable in twin.variables} == {"float32"}
+        x = np.random.default_rng(1).random((6, *network.input_shape[1:]), np.float32)
+        exact, rounded = network(x).numpy(), twin(x).numpy()
+        assert rounded.dtype == np.float32
+        assert 0 < abs(rounded - exact).max() < 0.02 * abs(exact).max()
+
+
+@pytest.mark.parametrize("script", [vae_fc, vae_conv])
+def test_gradients_point_where_those_of_float32_do(script, small_sets):
+    exact = utils.Vae(*built(script, True), tf.Variable(-1.0), "gaussian")
+    rounded = replace(exact, **{n: precision.in_bfloat16(getattr(exact, n)) for n in ("encoder", "decoder")})
+    rng = np.random.default_rng(2)
+    x, noise = rng.random((16, *SHAPE), np.float32), rng.standard_normal((16, Z), np.float32)
+    losses, gradients = [], []
+    for vae in (exact, rounded):
+        with tf.GradientTape() as tape:
+            recon, kl = vae.elbo_terms(x, noise)
+            loss = tf.reduce_mean(recon + kl)
+        losses.append(float(loss))
+        assert recon.dtype == kl.dtype == tf.float32
+        gradients.append([gradient.numpy().ravel() for gradient in tape.gradient(loss, vae.variables)])
+    assert losses[1] == pytest.approx(losses[0], rel=3e-3)
+    one, other = (np.concatenate(part) for part in gradients)
+    assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > 0.999
+
+
+@pytest.mark.parametrize(("size", "kernel_size"), [((8, 8), 4), ((7, 6), 4), ((9, 5), 2), ((12, 7), 6)])
+def test_filter_gradients_are_those_of_tensorflow(size, kernel_size):
+    rng = np.random.default_rng(0)
+    large = tf.constant(rng.standard_normal((3, *size, 4)), tf.float32)
+    small = tf.constant(rng.standard_normal((3, *(-(-side // 2) for side in size), 5)), tf.float32)
+    shape = (kernel_size, kernel_size, 4, 5)
+    expected = tf.raw_ops.Conv2DBackpropFilter(
+        input=large, filter_sizes=shape, out_backprop=small, strides=[1, 2, 2, 1], padding="SAME"
+    )
+    np.testing.assert_allclose(precision.filter_gradient(large, small, kernel_size), expected, atol=1e-4)
+
+
+def test_the_gradient_of_a_bias_counts_all_its_rows():
+    """10,000 ones: a sum in bfloat16 would stop at 256."""
+    maps, bias = tf.zeros((100, 10, 10, 3), tf.bfloat16), tf.Variable(tf.zeros(3))
+    with tf.GradientTape() as tape:
+        result = precision.biased(maps, tf.cast(bias, tf.bfloat16), tf.identity)
+    found = tape.gradient(result, bias, tf.ones_like(maps))
+    np.testing.assert_allclose(found, 10_000, rtol=0.01)
