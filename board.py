@@ -1,5 +1,7 @@
 """What --tensorboard shows: a run's numbers and pictures as TensorFlow's event files, beside the files of every run."""
 
+import contextlib
+
 import numpy as np
 from PIL import Image
 
@@ -19,7 +21,8 @@ class Board:
 
     def __init__(self, folder):
         self.folder = folder / "tensorboard"
-        self.writer = tf.summary.create_file_writer(str(self.folder))
+        with self._errors():
+            self.writer = tf.summary.create_file_writer(str(self.folder))
 
     def numbers(self, row):
         """A row of metrics.csv, in the groups train, test and run; columns without a number are left out."""
@@ -34,13 +37,19 @@ class Board:
     def _write(self, records, epoch, plugin, data_class):
         name = tf.compat.v1.SummaryMetadata.PluginData(plugin_name=plugin)
         metadata = tf.compat.v1.SummaryMetadata(plugin_data=name, data_class=data_class)
-        try:
+        with self._errors():
             with self.writer.as_default(step=epoch):
                 for tag, record in records.items():
                     tf.summary.write(tag, record, metadata=metadata)
             self.writer.flush()
+
+    @contextlib.contextmanager
+    def _errors(self):
+        try:
+            yield
         except tf.errors.OpError as error:
-            raise UserError(f"{self.folder}: cannot be written ({reason(error)}); free some disk space") from None
+            way_out = "free some disk space, or leave --tensorboard out"
+            raise UserError(f"{self.folder}: cannot be written ({reason(error)}); {way_out}") from None
 
 
 def group(name):

@@ -76,7 +76,7 @@ def _number(kind, low, high=math.inf):
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not (math.isfinite(value) and low <= value <= high):
+        if not ((kind is int or math.isfinite(value)) and low <= value <= high):
             bound = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
             noun = "a whole number" if kind is int else "a number"
             raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {bound}")
@@ -153,14 +153,14 @@ def parse_settings(script, description, constants, argv=None):
 
 
 def _check_constants(parser, settings):
-    """Constants are edited by hand: hold them to the rules of their flags, and refuse contradictions."""
+    """Constants are edited by hand: read them as their flags would be, and refuse contradictions."""
     for name, (kind, _) in FLAGS.items():
         value = getattr(settings, name)
         if value is not None and isinstance(kind, tuple) and str(value) not in kind:
             parser.error(f"{name.upper()} (--{name.replace('_', '-')}): {value!r} is not one of {', '.join(kind)}")
         if value is not None and not isinstance(kind, tuple):
             try:
-                kind(str(value))
+                setattr(settings, name, kind(str(value)))
             except argparse.ArgumentTypeError as error:
                 parser.error(f"{name.upper()} (--{name.replace('_', '-')}): {error}")
     settings.image_size = int(settings.image_size) if settings.image_size else None

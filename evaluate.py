@@ -232,10 +232,10 @@ def density_numbers(run, ppca):
 
 def pixel_numbers(run, error, means, ppca):
     """How near reconstructions come to the test images: PSNR, SSIM, and PCA's PSNR."""
-    similarity, linear = [], []
+    similarity, linear, window = [], [], min(11, *run.data.image_shape[:2])  # pixels; 11 is tf.image.ssim's own
     for batch, rows in enumerate(progress(rows_of(len(means)), len(rows_of(len(means))))):
         x = utils.evaluation_pixels(run.data.test, run.settings, batch)[: rows.stop - rows.start]
-        similarity.append(tf.image.ssim(x, run.vae.pixel_means(means[rows]), max_val=1.0).numpy())
+        similarity.append(tf.image.ssim(x, run.vae.pixel_means(means[rows]), 1.0, filter_size=window).numpy())
         flat = x.numpy().reshape(len(x), -1)
         linear.append(np.square(measures.pca_reconstruction(ppca, flat) - flat).mean(axis=1))
     return {

@@ -53,7 +53,9 @@ def filter_gradient(large, small, kernel_size):
         [have, 2 * (less - 1) + kernel_size] for have, less in zip(large.shape[1:3], small.shape[1:3], strict=True)
     )
     padding = [[(want - have) // 2, want - have - (want - have) // 2] for have, want in (rows, columns)]
-    blocks = tf.nn.space_to_depth(tf.pad(large, [[0, 0], *padding, [0, 0]]), 2)  # (B, h + 1, w + 1, 4 C)
+    blocks = tf.nn.space_to_depth(
+        tf.pad(large, [[0, 0], *padding, [0, 0]]), 2
+    )  # one pixel of these covers 2x2 old ones
     height, width, filters = small.shape[1:]
     flat, count = tf.reshape(small, (-1, filters)), kernel_size // 2
     products = [
@@ -94,9 +96,8 @@ def transposed(maps, kernel, size):
 
 def has_fast_gradient(layer, channels):
     """Whether filter_gradient fits a layer whose larger maps have so many channels, and pays."""
-    return (
-        channels >= CHANNELS and layer.strides == (2, 2) and layer.kernel_size[0] % 2 == layer.kernel_size[1] % 2 == 0
-    )
+    height, width = layer.kernel_size
+    return channels >= CHANNELS and layer.strides == (2, 2) and height == width and height % 2 == 0
 
 
 class Dense(keras.layers.Dense):
@@ -134,11 +135,17 @@ MIXED = {layer.__name__: layer for layer in (Dense, Conv2D, Conv2DTranspose)}
 def in_bfloat16(network):
     """The same network with variables of its own, its hidden layers computing in bfloat16; results are float32.
 
-    Those are all layers up to the last one with a kernel, in the order in which they follow from each other, but for
-    CODES and the input.
+    Those are all layers up to the last one with a kernel, which makes the pixels of a decoder, in the order in which
+    they follow from each other; but for CODES, and for layers without weights next to them.
     """
     last = max(place for place, layer in enumerate(network.layers) if has_kernel(layer))
-    chosen = [layer.name for layer in network.layers[: last + 1] if layer.name not in CODES]
+    codes = {id(end) for layer in network.layers if layer.name in CODES for end in (layer.input, layer.output)}
+
+    def is_next_to_codes(layer):
+        ends = [*tf.nest.flatten(layer.input), layer.output]
+        return layer.name in CODES or (not layer.weights and not codes.isdisjoint(map(id, ends)))
+
+    chosen = [layer.name for layer in network.layers[: last + 1] if not is_next_to_codes(layer)]
 
     def twin_of(layer):
         if layer.name not in chosen:

@@ -25,7 +25,7 @@ FREE_TO_CHANGE = {  # on --resume
 
 
 def open_run(settings, data):
-    """The run's folder with its config.json: a new one, or with --resume the newest of that name if there is one."""
+    """The run's folder: a new one, or with --resume the newest of that name if there is one, with the same settings."""
     base = Path(settings.out) / (settings.name or f"{settings.script}_{data.name}_z{settings.z}")
     config = json.loads(json.dumps(run_config(settings, data)))
     earlier = run_numbers(base)
@@ -36,7 +36,6 @@ def open_run(settings, data):
         if settings.resume:
             note(f"{base}: nothing to resume, so this is a new run")
         folder = make_folder(base, max(earlier, default=0) + 1)
-    write_json(folder / "config.json", config)
     return folder
 
 
@@ -72,7 +71,7 @@ def sole_writer(folder):
     if not fcntl or not folder:
         yield
         return
-    descriptor = os.open(folder / "checkpoint", os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         lock(descriptor, folder)
         for partial in folder.glob("partial-*"):
@@ -119,12 +118,16 @@ def git_commit():
 def check_same_run(folder, config):
     """Refuse to go on with a run under other settings, with other images, or beyond its asked-for end."""
     try:
-        kept = json.loads((folder / "config.json").read_text())
+        kept = dict(json.loads((folder / "config.json").read_text()))
     except FileNotFoundError:
         return  # stopped before it began
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{folder / 'config.json'}: not JSON ({error}); start a new run with --name") from None
     for key in sorted(set(config) - FREE_TO_CHANGE):
+        if key not in kept:
+            raise UserError(
+                f"--resume: {folder} was begun by a version without {key}; start a new run without --resume"
+            )
         if kept.get(key) != config[key]:
             raise UserError(
                 f"--resume: {key} is {kept.get(key)!r} in {folder} and {config[key]!r} now; "

@@ -279,7 +279,7 @@ def build_gradient_call(vae, settings):
 def build_train_call(vae, average, optimizer, settings):
     """The compiled training function: several steps a call, then one update of the averaged weights."""
     strategy, gradient_call = tf.distribute.get_strategy(), build_gradient_call(vae, settings)
-    alone = strategy.num_replicas_in_sync == 1
+    alone = not tf.distribute.has_strategy()
 
     # Both under XLA, also where the networks are not: one pass over the weights for all of an update's operations.
     @tf.function(jit_compile=alone)
@@ -377,15 +377,18 @@ def psnr(squared_error):
     return -10 * np.log10(np.maximum(squared_error, 1e-10))
 
 
-def check_finite(terms, epoch, first_step, folder):
-    """Stop at the first step (or image) whose reconstruction or KL, terms (N, 2), is not a finite number."""
+def check_finite(terms, place, before, kept_epoch, folder):
+    """Stop at the first row of reconstruction and KL, terms (N, 2), that is not finite: number before + 1 or later.
+
+    place: what the rows are, "epoch 3, step" for one; kept_epoch: of the last checkpoint.
+    """
     bad = np.argwhere(~np.isfinite(terms))
     if len(bad):
-        step, term = bad[0]
+        row, term = bad[0]
         kept = f"{folder}/checkpoint" if folder else "the first worker's checkpoint"
         raise NonFiniteError(
-            f"{('the reconstruction', 'the KL')[term]} term became {terms[step, term]} in epoch {epoch}, step "
-            f"{first_step + step + 1}; {kept} holds epoch {epoch - 1}. Try a smaller --learning-rate"
+            f"{('the reconstruction', 'the KL')[term]} term became {terms[row, term]} in {place} {before + row + 1}; "
+            f"{kept} holds epoch {kept_epoch}. Try a smaller --learning-rate"
         )
 
 
@@ -426,10 +429,14 @@ def train(encoder, decoder, data, settings):
     encoder: (B, H, W, C) -> (B, 2z), decoder: (B, z) -> (B, H, W, C), both as just built; data: a Dataset;
     settings: from parse_settings. Raises UserError, NonFiniteError, or KeyboardInterrupt with what was kept.
     """
-    run = start_run(encoder, decoder, data, settings)
-    train_call = build_train_call(run.vae, run.average, run.optimizer, settings)
-    evaluate_call = build_evaluate_call(run.average, settings)
-    with sole_writer(run.folder):
+    if settings.batch_size > len(data.train):
+        note(f"--batch-size {settings.batch_size}: lowered to {len(data.train)}, the number of training images")
+        settings.batch_size = len(data.train)
+    folder = open_run(settings, data) if is_chief() else None
+    with sole_writer(folder):
+        run = start_run(encoder, decoder, data, settings, folder)
+        train_call = build_train_call(run.vae, run.average, run.optimizer, settings)
+        evaluate_call = build_evaluate_call(run.average, settings)
         train_epochs(run, train_call, evaluate_call)
         return finish(run, evaluate_call) if run.folder else run.rows[-1]
 
@@ -450,11 +457,10 @@ def train_epochs(run, train_call, evaluate_call):
         raise KeyboardInterrupt(message) from None
 
 
-def start_run(encoder, decoder, data, settings):
-    """Open the run folder, restore its checkpoint or write the first one, and say what is about to be trained."""
-    if settings.batch_size > len(data.train):
-        note(f"--batch-size {settings.batch_size}: lowered to {len(data.train)}, the number of training images")
-        settings.batch_size = len(data.train)
+def start_run(encoder, decoder, data, settings, folder):
+    """Write config.json, restore the checkpoint or write the first one, and say what is about to be trained."""
+    if folder and not (folder / "config.json").exists():
+        write_json(folder / "config.json", run_config(settings, data))
     sigma = 1.0
     if settings.likelihood == "gaussian":
         note("starting the linear path at probabilistic PCA")
@@ -464,11 +470,12 @@ def start_run(encoder, decoder, data, settings):
     vae = Vae(encoder, decoder, tf.Variable(math.log(sigma), dtype=tf.float32, name="log_sigma"), settings.likelihood)
     vae, average = trained_and_averaged(vae, settings.precision)
     optimizer = build_optimizer(settings, vae.variables, len(data.train) // settings.batch_size)
-    folder = open_run(settings, data) if is_chief() else None
     state = tf.train.Checkpoint(vae=vae.state, average=average.state, optimizer=optimizer.variables)
     _ = state.save_counter  # made by all workers, or the one that saves would wait for the others to make theirs
-    checkpoints = tf.train.CheckpointManager(state, str(folder / "checkpoint"), max_to_keep=2) if folder else None
+    checkpoints = open_checkpoints(state, folder / "checkpoint") if folder else None
     rows = restore(checkpoints, folder) if folder else []
+    if folder:
+        write_json(folder / "config.json", run_config(settings, data))  # not before a resume could be refused
     board = Board(folder) if settings.tensorboard and folder else None
     with lost_workers():
         state = [*vae.state, *average.state, *optimizer.variables]
@@ -495,7 +502,7 @@ def run_epoch(run, train_call, evaluate_call, epoch):
     train_terms = train_epoch(run, train_call, epoch)
     training_seconds = time.perf_counter() - began
     recon, kl, _, means, _ = evaluate_images(evaluate_call, run.data.test, run.settings)
-    check_finite(np.stack([recon, kl], axis=-1), epoch, 0, run.folder)
+    check_finite(np.stack([recon, kl], axis=-1), f"epoch {epoch}, test image", 0, epoch - 1, run.folder)
     test_terms = np.array([recon.mean(dtype=np.float64), kl.mean(dtype=np.float64)])
     active_units = int(np.sum(means.var(axis=0) > ACTIVE_VARIANCE))
     seconds = time.perf_counter() - began
@@ -521,7 +528,7 @@ def train_epoch(run, train_call, epoch):
         rate = tf.constant(average_rate(settings.average_power, step + count, count), tf.float32)
         counts = tf.constant(count), tf.constant(step, tf.int64)
         terms = train_call(tf.constant(drawn), *counts, beta, rate).numpy()[:count]
-        check_finite(terms, epoch, step, run.folder)
+        check_finite(terms, f"epoch {epoch}, step", step, epoch - 1, run.folder)
         total += terms.sum(axis=0, dtype=np.float64)
         step += count
     return total / steps
@@ -594,9 +601,21 @@ def save_checkpoint(checkpoints, epoch):
         raise UserError(f"{place}: cannot be written ({why}); free some disk space, then --resume") from None
 
 
+def open_checkpoints(state, folder):
+    """The checkpoints in a folder, of which two are kept."""
+    try:
+        return tf.train.CheckpointManager(state, str(folder), max_to_keep=2)
+    except (tf.errors.OpError, ValueError) as error:
+        path = folder / "checkpoint"
+        raise UserError(f"{path}: cannot be read ({reason(error)}); start a new run with --name") from None
+
+
 def restore(checkpoints, folder):
     """Load the last checkpoint, or write the first; returns the rows of metrics.csv up to it."""
     if not checkpoints.latest_checkpoint:
+        if read_rows(folder / "metrics.csv"):
+            path = f"{checkpoints.directory}/checkpoint"
+            raise UserError(f"{path}: names no checkpoint, though epochs were trained; start a new run with --name")
         save_checkpoint(checkpoints, 0)
         return []
     try:

@@ -13,7 +13,7 @@ def find_idx(folder, split, kind):
     """One of MNIST's four files in a folder, gzipped or not, or with Kaggle's dot in its name; None if not there."""
     packed = idx_name(split, kind)
     names = [name for full in (packed, packed.replace("-idx", ".idx")) for name in (full, full[:-3])]
-    return first_of(folder / name for name in names)
+    return first_of(path for path in (folder / name for name in names) if not path.is_dir())
 
 
 def idx_folder(folder):

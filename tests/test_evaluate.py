@@ -254,6 +254,21 @@ def test_damaged_runs_are_refused_in_one_line(damage, small_sets, finished_run, 
     assert not (run / "evaluation.json").exists()
 
 
+def test_images_smaller_than_the_window_of_ssim(quick, tmp_path, monkeypatch):
+    monkeypatch.setenv("VAE_DATA", str(tmp_path))
+    random = np.random.default_rng(0)
+    for split, count in (("train", 200), ("t10k", 40)):
+        images, labels = random.integers(0, 256, (count, 8, 8), np.uint8), random.integers(0, 10, count, np.uint8)
+        for kind, array in (("images", images), ("labels", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            path = tmp_path / "small" / f"{split}-{kind}-idx{array.ndim}-ubyte"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(header + array.tobytes())
+    train(vae_fc, tmp_path, "--dataset", tmp_path / "small", "--z", 2)
+    evaluate.main([str(tmp_path / "fc_small_z2"), "--nll-samples", "2"])
+    check_consistent(evaluated(tmp_path / "fc_small_z2"))
+
+
 def test_other_images_are_refused(small_sets, finished_run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         datasets, "TOY_SETS", {"toy-digits": (*datasets.TOY_SETS["toy-digits"][:1], 200, 40, "0123456789")}

@@ -64,6 +64,15 @@ def test_mnist_unpacked_in_torchvisions_folders_and_with_kaggles_names(tmp_path,
     assert data.name == "mnist" and data.label_names == tuple("0123456789")
 
 
+def test_a_folder_of_that_name_is_no_file(tmp_path):
+    """As some archives unpack: a folder train-images-idx3-ubyte/ beside the file train-images.idx3-ubyte."""
+    write_idx(tmp_path / "mnist", DIGITS, lambda name: name.replace("-idx", ".idx"), pack=False)
+    for names in MNIST.values():
+        for name in names:
+            (tmp_path / "mnist" / name[:-3]).mkdir()
+    check_digits(load_dataset("mnist", tmp_path))
+
+
 def arrays():
     return {
         f"{axis}_{split}": array for split, parts in DIGITS.items() for axis, array in zip("xy", parts, strict=True)

@@ -157,7 +157,7 @@ def test_first_bad_number_is_named(row, column, words, tmp_path):
     terms = np.zeros((4, 2))
     terms[row, column] = np.nan
     with pytest.raises(NonFiniteError, match=f"{words} became nan in epoch 3, step {100 + row + 1}"):
-        utils.check_finite(terms, 3, 100, tmp_path)
+        utils.check_finite(terms, "epoch 3, step", 100, 2, tmp_path)
 
 
 def test_pictures_show_people_with_glasses():

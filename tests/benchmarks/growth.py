@@ -33,7 +33,7 @@ def anonymous_memory(pid):
 def watch(command):
     """Run a command: its lines with the second in which each came, and its peak of memory in MB."""
     began, lines, peak = time.perf_counter(), [], 0
-    with tempfile.TemporaryFile("w+") as output, subprocess.Popen(command, stdout=output, text=True) as process:
+    with tempfile.TemporaryFile("a+") as output, subprocess.Popen(command, stdout=output, text=True) as process:
         while process.poll() is None:
             peak = max(peak, anonymous_memory(process.pid))
             output.seek(0)
