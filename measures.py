@@ -46,7 +46,7 @@ def build_importance_call(vae, settings):
             largest = highest
         return largest, scaled_sum
 
-    @tf.function
+    @utils.compiled()
     def importance_call(x, mean, log_std, largest, scaled_sum, first, steps):
         noise = utils.draw_noise(settings.seed, utils.IMPORTANCE, first, steps, tf.shape(mean))
         return add_samples(x, mean, log_std, largest, scaled_sum, noise)
@@ -85,7 +85,7 @@ def build_dequantised_call(vae, settings):
     training: any q gives a bound.
     """
 
-    @tf.function(jit_compile=settings.xla)
+    @utils.compiled(settings.xla)
     def dequantised_call(images, noisy, batch):
         mean, log_std = vae.posterior(utils.to_pixels(images))
         noise = tf.random.stateless_normal(tf.shape(mean), utils.random_key(settings.seed, utils.EVALUATE, batch))

@@ -19,11 +19,11 @@ def biased(maps, bias, activation):
     stops growing at 256 times a summand.
     """
 
-    @tf.function(jit_compile=True)
+    @tf.function(autograph=False, jit_compile=True)
     def forward(maps, bias):
         return tf.cast(activation(tf.cast(maps, tf.float32) + tf.cast(bias, tf.float32)), maps.dtype)
 
-    @tf.function(jit_compile=True)
+    @tf.function(autograph=False, jit_compile=True)
     def backward(maps, bias, upstream):
         exact = tf.cast(maps, tf.float32) + tf.cast(bias, tf.float32)
         with tf.GradientTape() as tape:

@@ -6,6 +6,7 @@ decoder, arXiv:2006.13202), Burda et al. 2016 (active units, arXiv:1509.00519).
 """
 
 import argparse
+import functools
 import math
 import time
 from dataclasses import dataclass, replace
@@ -42,6 +43,11 @@ NOISE, BINARIZE, EVALUATE, SAMPLE, MIRROR, IMPORTANCE, DEQUANTISE, SHIFT = range
 # ---------------------------------------------------------------------------------------------------------------
 
 
+def compiled(xla=False):
+    """tf.function without AutoGraph, which takes half a second of every start and is for loops over tensors only."""
+    return functools.partial(tf.function, autograph=False, jit_compile=xla)
+
+
 def image_sums(pixels):
     """Sums over each image, (B, H, W, C) -> (B,): products with ones, which use all lanes of the processor.
 
@@ -51,7 +57,7 @@ def image_sums(pixels):
     return tf.linalg.matvec(tf.reshape(pixels, (-1, size)), tf.ones(size))
 
 
-@tf.function(jit_compile=True)  # one pass over memory, also between layers that are not compiled
+@compiled(xla=True)  # one pass over memory, also between layers that are not compiled
 def bernoulli_log_prob(x, logits):
     """log p(x) of Bernoulli pixels, nats, summed over each image; x in [0, 1] (grey values: their expectation).
 
@@ -257,7 +263,7 @@ def build_gradient_call(vae, settings):
     Random numbers are the whole batch's in any case.
     """
 
-    @tf.function(jit_compile=under_xla(settings))
+    @compiled(under_xla(settings))
     def gradient_call(images, noise, step, beta, share=None):
         if settings.shift:
             images = shifted(images, settings.shift, random_key(settings.seed, SHIFT, step))
@@ -282,11 +288,11 @@ def build_train_call(vae, average, optimizer, settings):
     alone = not tf.distribute.has_strategy()
 
     # Both under XLA, also where the networks are not: one pass over the weights for all of an update's operations.
-    @tf.function(jit_compile=alone)
+    @compiled(alone)
     def update(gradients):
         optimizer.apply(clip_gradients(gradients, settings.gradient_clip), vae.variables)
 
-    @tf.function(jit_compile=alone)
+    @compiled(alone)
     def update_average(rate):
         for mean, variable in zip(average.variables, vae.variables, strict=True):
             mean.assign_add(rate * (variable - mean))
@@ -311,15 +317,20 @@ def build_train_call(vae, average, optimizer, settings):
             return train_step(*arguments)
         return strategy.experimental_local_results(strategy.run(replica_step, arguments))[0]
 
-    @tf.function(jit_compile=under_xla(settings) and alone)
+    @compiled(under_xla(settings) and alone)
     def train_steps(batches, noise, steps, first_step, beta, rate):
-        terms = tf.TensorArray(tf.float32, settings.steps_per_call, element_shape=(2,))
-        for k in tf.range(steps):
-            terms = terms.write(k, any_step(batches[k], noise[k], first_step + tf.cast(k, tf.int64), beta))
-        update_average(rate)
-        return terms.stack()
+        numbers = tf.range(settings.steps_per_call)[:, None]
 
-    @tf.function
+        def body(k, terms):
+            own = any_step(batches[k], noise[k], first_step + tf.cast(k, tf.int64), beta)
+            return k + 1, tf.where(numbers == k, own, terms)
+
+        # Not a loop over tf.range(steps), which XLA compiles anew for every number of steps
+        _, terms = tf.while_loop(lambda k, _: k < steps, body, (0, tf.zeros((settings.steps_per_call, 2))))
+        update_average(rate)
+        return terms
+
+    @compiled()
     def train_call(batches, steps, first_step, beta, rate):
         shape = settings.batch_size, settings.z
         noise = draw_noise(settings.seed, NOISE, first_step, settings.steps_per_call, shape)
@@ -334,7 +345,7 @@ def build_evaluate_call(vae, settings):
     The noise is the same in every epoch; the squared error is that of the posterior mean's reconstruction.
     """
 
-    @tf.function(jit_compile=settings.xla)
+    @compiled(settings.xla)
     def evaluate_call(x, batch):
         noise = tf.random.stateless_normal((tf.shape(x)[0], settings.z), random_key(settings.seed, EVALUATE, batch))
         recon, kl = vae.elbo_terms(x, noise)

@@ -21,6 +21,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 ALIGNED = (178, 218)  # width and height of CelebA's aligned images
 FACE = (15, 35, 163, 183)  # their central 148 x 148 pixels: left, top, right, bottom (Larsen et al. 2016)
 BLOCK = 512  # images decoded before they are written
+TASK = 16  # images that a thread decodes before it asks for more
 UNREADABLE = (  # what Pillow and zipfile raise at damaged files
     *(OSError, ValueError, TypeError, SyntaxError, EOFError, LookupError, ArithmeticError, RuntimeError),
     *(struct.error, zlib.error, zipfile.BadZipFile, Image.DecompressionBombError),
@@ -67,7 +68,8 @@ def write_images(path, files, decode, label):
     blocks = [files[start : start + BLOCK] for start in range(0, len(files), BLOCK)]
     with path.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
         for number, block in enumerate(progress(blocks, len(blocks), label)):
-            pixels = np.stack(list(pool.map(decode, block)))
+            tasks = [block[start : start + TASK] for start in range(0, len(block), TASK)]
+            pixels = np.concatenate(list(pool.map(lambda task: np.stack([decode(file) for file in task]), tasks)))
             if number == 0:
                 header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *pixels.shape[1:])}
                 np.lib.format.write_array_header_1_0(file, header)
