@@ -40,7 +40,7 @@ BETA = 1.0  # weight of the KL term; 1 is the ELBO
 KL_WARMUP_EPOCHS = 0.0  # epochs over which that weight rises from 0: more active units, which pay in long runs only
 STEPS_PER_CALL = 4  # training steps in one compiled call: little overhead, and a progress bar that moves
 XLA = False  # XLA's convolution gradients are about 50 times slower on a CPU
-PRECISION = "fp32"  # bf16: matrix products in bfloat16
+PRECISION = "fp32"  # bf16: convolutions in bfloat16, 1.4 times as fast on a CPU that has instructions for it
 
 # data
 DATASET = "toy-faces"  # toy-digits, mnist, cifar10, cifar10-grey, celeba or a folder of images
