@@ -49,13 +49,10 @@ def filter_gradient(large, small, kernel_size):
     As products over all places, one for each 2x2 block of the filters, which take about half of the time of oneDNN's
     own gradient in bfloat16.  Padding "same"; kernel_size: even.  (kernel_size, kernel_size, C, F).
     """
-    rows, columns = (
-        [have, 2 * (less - 1) + kernel_size] for have, less in zip(large.shape[1:3], small.shape[1:3], strict=True)
-    )
-    padding = [[(want - have) // 2, want - have - (want - have) // 2] for have, want in (rows, columns)]
-    blocks = tf.nn.space_to_depth(
-        tf.pad(large, [[0, 0], *padding, [0, 0]]), 2
-    )  # one pixel of these covers 2x2 old ones
+    sides = zip(large.shape[1:3], small.shape[1:3], strict=True)
+    missing = [2 * (less - 1) + kernel_size - have for have, less in sides]
+    padding = [[0, 0], *([count // 2, count - count // 2] for count in missing), [0, 0]]
+    blocks = tf.nn.space_to_depth(tf.pad(large, padding), 2)  # one pixel of these covers 2x2 old ones
     height, width, filters = small.shape[1:]
     flat, count = tf.reshape(small, (-1, filters)), kernel_size // 2
     products = [
