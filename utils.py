@@ -14,16 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-import pictures
-from console import NonFiniteError, UserError, launch, note, parse_settings, progress, quiet_stderr, reason
+from console import NonFiniteError, UserError, launch, loading, note, parse_settings, progress, reason
 from data.datasets import Dataset, load_dataset
 from linear_start import SIGMA_FLOOR, fit_ppca, start_at_ppca
 from run_folder import open_run, read_rows, replace_with, run_config, sole_writer, write_json, write_rows
 
-with quiet_stderr():
+with loading():
     import keras
     import tensorflow as tf
 
+    import pictures
     from board import Board
     from distributed import is_chief, lost_workers, open_strategy, share_of_batch, start_together
     from precision import in_bfloat16
@@ -448,24 +448,31 @@ def train(encoder, decoder, data, settings):
         run = start_run(encoder, decoder, data, settings, folder)
         train_call = build_train_call(run.vae, run.average, run.optimizer, settings)
         evaluate_call = build_evaluate_call(run.average, settings)
-        train_epochs(run, train_call, evaluate_call)
-        return finish(run, evaluate_call) if run.folder else run.rows[-1]
+        means, errors = train_epochs(run, train_call, evaluate_call)
+        return finish(run, means, errors) if run.folder else run.rows[-1]
 
 
 def train_epochs(run, train_call, evaluate_call):
-    """Train and test until the last epoch, and draw the pictures now and then."""
+    """Train and test until the last epoch, and draw the pictures now and then.
+
+    Returns the test set's posterior means (N, z) and squared errors (N,).
+    """
     settings, pictured = run.settings, time.perf_counter()
+    means = errors = None
     try:
         for epoch in range(len(run.rows) + 1, settings.epochs + 1):
             with lost_workers():
-                means = run_epoch(run, train_call, evaluate_call, epoch)
+                means, errors = run_epoch(run, train_call, evaluate_call, epoch)
             if time.perf_counter() - pictured > PICTURE_SECONDS and epoch < settings.epochs and run.folder:
                 draw_pictures(run, means)
                 pictured = time.perf_counter()
+        if means is None:  # resumed after its last epoch
+            _, _, errors, means, _ = evaluate_images(evaluate_call, run.data.test, settings)
     except KeyboardInterrupt:
         kept = f"{run.folder}/checkpoint" if run.folder else "the first worker's checkpoint"
         message = f"interrupted: epoch {len(run.rows)} is kept in {kept}; --resume goes on from there"
         raise KeyboardInterrupt(message) from None
+    return means, errors
 
 
 def start_run(encoder, decoder, data, settings, folder):
@@ -508,11 +515,11 @@ def count_parameters(vae):
 
 
 def run_epoch(run, train_call, evaluate_call, epoch):
-    """Train and test once, write the row, then the checkpoint; returns the test set's posterior means (N, z)."""
+    """Train and test once, write the row, then the checkpoint; returns what train_epochs does."""
     began = time.perf_counter()
     train_terms = train_epoch(run, train_call, epoch)
     training_seconds = time.perf_counter() - began
-    recon, kl, _, means, _ = evaluate_images(evaluate_call, run.data.test, run.settings)
+    recon, kl, errors, means, _ = evaluate_images(evaluate_call, run.data.test, run.settings)
     check_finite(np.stack([recon, kl], axis=-1), f"epoch {epoch}, test image", 0, epoch - 1, run.folder)
     test_terms = np.array([recon.mean(dtype=np.float64), kl.mean(dtype=np.float64)])
     active_units = int(np.sum(means.var(axis=0) > ACTIVE_VARIANCE))
@@ -524,7 +531,7 @@ def run_epoch(run, train_call, evaluate_call, epoch):
     if run.board:
         run.board.numbers(run.rows[-1])
     print_row(run.rows[-1], run.settings)
-    return means
+    return means, errors
 
 
 def train_epoch(run, train_call, epoch):
@@ -577,15 +584,17 @@ def print_row(row, settings):
     )
 
 
-def finish(run, evaluate_call):
-    """Save the networks, the pictures and metrics.json, and say where they are; returns the content of metrics.json."""
-    _, _, error, means, _ = evaluate_images(evaluate_call, run.data.test, run.settings)
+def finish(run, means, errors):
+    """Save the networks, the pictures and metrics.json, and say where they are; returns the content of metrics.json.
+
+    means (N, z), errors (N,): the test set's posterior means and squared errors.
+    """
     draw_pictures(run, means)
     for name, model in (("encoder.keras", run.average.encoder), ("decoder.keras", run.average.decoder)):
         replace_with(run.folder / name, model.save)
     metrics = run.rows[-1] | {
-        "test_psnr": float(psnr(error).mean(dtype=np.float64)),
-        "test_psnr_of_mean_mse": float(psnr(error.mean(dtype=np.float64))),
+        "test_psnr": float(psnr(errors).mean(dtype=np.float64)),
+        "test_psnr_of_mean_mse": float(psnr(errors.mean(dtype=np.float64))),
         "likelihood": run.settings.likelihood,
         "binarize": run.settings.binarize,
         "parameters": count_parameters(run.vae),

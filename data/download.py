@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.error import ContentTooShortError, HTTPError, URLError
 
 from console import UserError, note
+from data.cache import remove_abandoned
 
 TIMEOUT_SECONDS = 30  # of silence, after which a server counts as stalled
 
@@ -59,6 +60,7 @@ def download(path: Path, toy: str) -> None:
     """
     published = PUBLISHED[path.name]
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(path.parent)
     for url in published.urls:
         reason = _fetch(url, published, path)
         if not reason:

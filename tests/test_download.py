@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -206,12 +207,17 @@ def test_a_failure_leaves_the_old_file(publish, target):
     assert target.read_bytes() == b"old"
 
 
-def test_folders_of_killed_downloads_do_no_harm(publish, tmp_path):
+@pytest.mark.parametrize(("hours", "kept"), [(0, True), (2, False)])
+def test_folders_of_killed_downloads_do_no_harm_and_do_not_stay(publish, tmp_path, hours, kept):
+    """Unless they are so young that another process may be filling them."""
     publish("good")
-    (tmp_path / "partial-killed").mkdir()
-    (tmp_path / "partial-killed" / NAME).write_bytes(CONTENT[:99])
+    left = tmp_path / "partial-killed"
+    left.mkdir()
+    (left / NAME).write_bytes(CONTENT[:99])
+    for path in (left / NAME, left):
+        os.utime(path, (time.time() - 3600 * hours,) * 2)
     download.download(tmp_path / NAME, "toy-digits")
-    assert (tmp_path / NAME).read_bytes() == CONTENT
+    assert (tmp_path / NAME).read_bytes() == CONTENT and left.exists() == kept
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EROFS])

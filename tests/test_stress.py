@@ -1,25 +1,33 @@
-"""The long forms: runs killed at dozens of moments, disks that fill up, hundreds of trainings far off the defaults.
+"""Runs and downloads killed at dozens of moments, disks that fill up, hundreds of trainings far off the defaults.
 
-    python -m pytest -m slow -s tests/test_stress.py
+    python -m pytest -m slow -n 0 -s tests/test_stress.py
 
-takes about half an hour on two cores and prints its counts.
+is the long form, which prints its counts. The short one, in every run of the tests: one disk and six trainings here,
+and a killed run in test_scripts.py.
 """
 
 import csv
+import gzip
+import hashlib
 import itertools
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, run_script
+from test_datasets import MNIST_FILES, idx, random_images
 
 import utils
 import vae_conv
@@ -27,10 +35,14 @@ import vae_fc
 from console import NonFiniteError
 from data.datasets import Dataset
 
-pytestmark = pytest.mark.slow
 KILLS = 50  # moments, over both scripts
-FULL_DISKS = 20
-TRAININGS = 300
+KILLED_DOWNLOADS = 20
+
+
+def short_and_long(short, long):
+    """Two forms of a test that differ in how often it tries."""
+    return pytest.mark.parametrize("times", [short, pytest.param(long, marks=pytest.mark.slow)])
+
 
 KILLED_AT = """
 import os, runpy, signal, sys
@@ -43,7 +55,7 @@ def count_writing(event, arguments):
         if count == moment:
             os.kill(os.getpid(), signal.SIGKILL)
 sys.argv = sys.argv[2:]
-sys.path.insert(0, os.path.dirname(sys.argv[0]))
+sys.path[0] = os.path.dirname(sys.argv[0])
 sys.addaudithook(count_writing)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -91,6 +103,7 @@ def content(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["vae_fc.py", "vae_conv.py"])
 def test_runs_killed_at_many_moments_end_with_the_weights_of_one_never_stopped(script, image_folder, tmp_path, capsys):
     """Chains of kills, from the decoding of the images to the last picture, each going on from what the last left."""
@@ -111,6 +124,66 @@ def test_runs_killed_at_many_moments_end_with_the_weights_of_one_never_stopped(s
         print(f"\n{script}: killed {kills} times in {chains} runs; all ended with the weights of one never stopped")
 
 
+DOWNLOAD = f"""
+import json, sys
+sys.path.insert(0, {str(ROOT)!r})
+from data import datasets, download
+address, checksums, folder = json.loads(sys.argv[1])
+for name, checksum in checksums.items():
+    download.PUBLISHED[name] = download.Published((address + name,), "md5", checksum)
+datasets.load_dataset("mnist", folder)
+"""
+
+
+@pytest.fixture
+def slow_server(monkeypatch):
+    """slow_server(files) publishes {name: content}, in pieces over a second each, and returns the address."""
+    monkeypatch.setenv("no_proxy", "*")
+    files = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            content = files[self.path[1:]]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            for piece in np.array_split(np.frombuffer(content, np.uint8), 10):
+                self.wfile.write(piece.tobytes())
+                time.sleep(0.1)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        running.handle_error = lambda *_: None
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield lambda content: files.update(content) or f"http://127.0.0.1:{running.server_port}/"
+        running.shutdown()
+        thread.join()
+
+
+@pytest.mark.slow
+def test_killed_downloads_leave_whole_files_or_none(slow_server, tmp_path, capsys):
+    arrays = [array for count, seed in ((500, 1), (90, 2)) for array in random_images(seed, count, 28, 28)]
+    files = {name: gzip.compress(idx(array)) for name, array in zip(MNIST_FILES, arrays, strict=True)}
+    checksums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    (tmp_path / "fetch.py").write_text(DOWNLOAD)
+    random, kills, chains, folder = np.random.default_rng(0), 0, 0, tmp_path / "mnist"
+    task = json.dumps([slow_server(files), checksums, str(tmp_path)])
+    while kills < KILLED_DOWNLOADS:
+        chains += 1
+        for moment in [*random.uniform(0.15, 0.4, 2), *random.integers(1, 20, 2)]:
+            kills += killed(tmp_path / "fetch.py", [task], moment)
+            found = {path.name: path.read_bytes() for path in folder.glob("*.gz")}
+            assert found.items() <= files.items(), "whole or not there"
+        assert run_script(tmp_path / "fetch.py", task).returncode == 0
+        assert {path.name: path.read_bytes() for path in folder.glob("*.gz")} == files
+        shutil.rmtree(folder)
+    with capsys.disabled():
+        print(f"\ndownloads: killed {kills} times on the way to {chains} whole sets; never a half file in place")
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """small_disk(megabytes): a file system of that size; asks for the right to mount one."""
@@ -128,13 +201,14 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], capture_output=True)
 
 
-def test_a_disk_that_fills_up_ends_the_run_with_one_line(small_disk, image_folder, tmp_path, capsys):
+@short_and_long(1, 20)
+def test_a_disk_that_fills_up_ends_the_run_with_one_line(times, small_disk, image_folder, tmp_path, capsys):
     """Disks between empty-handed and just too small; with more room, --resume completes the run."""
     random, counts = np.random.default_rng(0), Counter()
     whole = tmp_path / "whole" / "run"
     assert run_script("vae_fc.py", *flags_of(image_folder, whole.parent, "run")).returncode == 0
     needed = sum(path.stat().st_size for path in whole.rglob("*") if path.is_file()) / 2**20
-    while counts.total() < FULL_DISKS:
+    while counts.total() < times:
         out = small_disk(random.uniform(0.02, 1) * needed) / "out"
         flags = flags_of(image_folder, out, "run")
         flags[flags.index("--data-dir") + 1] = str(tmp_path / "data")
@@ -175,14 +249,15 @@ CHOICES = {
 }
 
 
-def test_trainings_far_off_the_defaults_are_finite_or_say_where_they_left_the_numbers(monkeypatch, tmp_path, capsys):
+@short_and_long(6, 300)
+def test_trainings_far_off_the_defaults_end_finite_or_say_where_they_left(times, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(vae_fc, "XLA", False)
     monkeypatch.setattr(vae_fc, "HIDDEN", (32, 32))
     monkeypatch.setattr(vae_conv, "HIDDEN", 32)
     monkeypatch.setattr(vae_conv, "FILTERS", (4, 8, 8))
     monkeypatch.setattr(utils, "draw_pictures", lambda run, means: None)
     combinations = list(itertools.product(*CHOICES.values()))
-    chosen = np.random.default_rng(0).permutation(len(combinations))[:TRAININGS]
+    chosen = np.random.default_rng(0).permutation(len(combinations))[:times]
     counts = Counter()
     for number in chosen:
         script, kind, z, factor, likelihood = combinations[number]
@@ -196,7 +271,7 @@ def test_trainings_far_off_the_defaults_are_finite_or_say_where_they_left_the_nu
         keras.backend.clear_session()
     with capsys.disabled():
         print(f"\n{counts.total()} short trainings: {dict(counts)}")
-    assert counts.total() == TRAININGS
+    assert counts.total() == times
 
 
 def training(script, flags):
