@@ -2,7 +2,7 @@
 
     python -m pytest -m slow -n 0 -s tests/test_stress.py
 
-is the long form, which prints its counts. The short one, in every run of the tests: one disk and six trainings here,
+is the long form, which prints its counts. The short one, in every run of the tests: one disk and three trainings here,
 and a killed run in test_scripts.py.
 """
 
@@ -249,7 +249,7 @@ CHOICES = {
 }
 
 
-@short_and_long(6, 300)
+@short_and_long(3, 300)
 def test_trainings_far_off_the_defaults_end_finite_or_say_where_they_left(times, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(vae_fc, "XLA", False)
     monkeypatch.setattr(vae_fc, "HIDDEN", (32, 32))
