@@ -44,9 +44,9 @@ def remove_outdated(folder, name):
             shutil.rmtree(other, ignore_errors=True)
 
 
-def remove_abandoned(cache):
-    """Remove half-made folders of programs that were killed."""
-    for partial in cache.glob("partial-*"):
+def remove_abandoned(folder):
+    """Remove half-made folders in it of programs that were killed."""
+    for partial in folder.glob("partial-*"):
         with contextlib.suppress(OSError):  # its owner may be finishing it just now
             newest = max(path.stat().st_mtime for path in [partial, *partial.iterdir()])
             if time.time() - newest > ABANDONED_SECONDS:

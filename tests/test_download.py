@@ -1,5 +1,6 @@
 """Downloads against a server on this machine: whole files arrive, every failure is one line and leaves nothing."""
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -75,10 +76,10 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setenv("no_proxy", "*")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+@contextlib.contextmanager
+def serving(handler):
+    """A server on this machine; `asked` lists the kinds asked for."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         running.daemon_threads, running.over, running.asked = True, threading.Event(), []
         running.handle_error = lambda *_: None
         thread = threading.Thread(target=running.serve_forever, args=(0.01,))
@@ -87,6 +88,13 @@ def server(monkeypatch):
         running.over.set()
         running.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with serving(Handler) as running:
+        yield running
 
 
 @pytest.fixture

@@ -17,10 +17,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import keras
 import numpy as np
@@ -28,6 +26,7 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, run_script
 from test_datasets import MNIST_FILES, idx, random_images
+from test_download import Handler, serving
 
 import utils
 import vae_conv
@@ -135,32 +134,23 @@ datasets.load_dataset("mnist", folder)
 """
 
 
+class SlowHandler(Handler):
+    """Answers a path such as /name with the server's files["name"], in pieces over a second."""
+
+    def do_GET(self):
+        content = self.server.files[self.path[1:]]
+        self.close_connection = True
+        self.start(Content_Length=len(content))
+        for piece in np.array_split(np.frombuffer(content, np.uint8), 10):
+            self.wfile.write(piece.tobytes())
+            time.sleep(0.1)
+
+
 @pytest.fixture
 def slow_server(monkeypatch):
-    """slow_server(files) publishes {name: content}, in pieces over a second each, and returns the address."""
     monkeypatch.setenv("no_proxy", "*")
-    files = {}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            content = files[self.path[1:]]
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            for piece in np.array_split(np.frombuffer(content, np.uint8), 10):
-                self.wfile.write(piece.tobytes())
-                time.sleep(0.1)
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        running.handle_error = lambda *_: None
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        yield lambda content: files.update(content) or f"http://127.0.0.1:{running.server_port}/"
-        running.shutdown()
-        thread.join()
+    with serving(SlowHandler) as running:
+        yield running
 
 
 @pytest.mark.slow
@@ -170,7 +160,8 @@ def test_killed_downloads_leave_whole_files_or_none(slow_server, tmp_path, capsy
     checksums = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
     (tmp_path / "fetch.py").write_text(DOWNLOAD)
     random, kills, chains, folder = np.random.default_rng(0), 0, 0, tmp_path / "mnist"
-    task = json.dumps([slow_server(files), checksums, str(tmp_path)])
+    slow_server.files = files
+    task = json.dumps([f"http://127.0.0.1:{slow_server.server_port}/", checksums, str(tmp_path)])
     while kills < KILLED_DOWNLOADS:
         chains += 1
         for moment in [*random.uniform(0.15, 0.4, 2), *random.integers(1, 20, 2)]:
