@@ -121,8 +121,7 @@ class Conv2DTranspose(keras.layers.Conv2DTranspose):
         if has_fast_gradient(self, self.filters):
             maps = transposed(inputs, kernel, self.compute_output_shape(inputs.shape)[1:3])
         else:
-            options = {"output_padding": self.output_padding, "padding": self.padding}
-            maps = keras.ops.conv_transpose(inputs, kernel, self.strides, **options)
+            maps = keras.ops.conv_transpose(inputs, kernel, self.strides, self.padding)
         return biased(maps, tf.convert_to_tensor(self.bias), self.activation)
 
 

@@ -80,10 +80,9 @@ def downsampled(image):
 def upsampled(hidden, filters, size, **options):
     """Feature maps of twice the size, or one less a side where halving had rounded up.  (B, 2h, 2w, filters)."""
     odd = [2 * have - want for have, want in zip(hidden.shape[1:3], size, strict=True)]
-    if all(odd):
-        options["output_padding"] = 1  # 2h - 1 pixels a side: all but the last row and column of 2h
     hidden = layers.Conv2DTranspose(filters, KERNEL, 2, "same", **options)(hidden)
-    return hidden if all(odd) or not any(odd) else layers.Cropping2D([(0, rows) for rows in odd])(hidden)
+    # not Conv2DTranspose's output_padding, which Keras up to 3.12 forgets when it saves or clones a network
+    return layers.Cropping2D([(0, rows) for rows in odd])(hidden) if any(odd) else hidden
 
 
 def build_encoder(image_shape, z, linear):

@@ -7,6 +7,7 @@ import re
 import struct
 import zipfile
 import zlib
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from data.download import download
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"}
 ALIGNED = (178, 218)  # width and height of CelebA's aligned images
 FACE = (15, 35, 163, 183)  # their central 148 x 148 pixels: left, top, right, bottom (Larsen et al. 2016)
-BLOCK = 512  # images decoded before they are written
-TASK = 16  # images that a thread decodes before it asks for more
+BLOCK = 32  # images that a thread decodes before it asks for more
+AHEAD = 16  # blocks that are decoded before the first of them is written
 UNREADABLE = (  # what Pillow and zipfile raise at damaged files
     *(OSError, ValueError, TypeError, SyntaxError, EOFError, LookupError, ArithmeticError, RuntimeError),
     *(struct.error, zlib.error, zipfile.BadZipFile, Image.DecompressionBombError),
@@ -65,17 +66,27 @@ def write_images(path, files, decode, label):
     Ordinary writes, not a writable memory map: on a full disk that would be a bus error instead of a message.
     """
     digest = hashlib.sha256()
-    blocks = [files[start : start + BLOCK] for start in range(0, len(files), BLOCK)]
-    with path.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for number, block in enumerate(progress(blocks, len(blocks), label)):
-            tasks = [block[start : start + TASK] for start in range(0, len(block), TASK)]
-            pixels = np.concatenate(list(pool.map(lambda task: np.stack([decode(file) for file in task]), tasks)))
+    with path.open("wb") as file:
+        blocks = decoded_blocks(files, decode)
+        for number, pixels in enumerate(progress(blocks, -(-len(files) // BLOCK), label)):
             if number == 0:
                 header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *pixels.shape[1:])}
                 np.lib.format.write_array_header_1_0(file, header)
             digest.update(pixels)
             file.write(pixels)
     return digest.hexdigest()
+
+
+def decoded_blocks(files, decode):
+    """Decoded images (BLOCK, H, W, 3) in their order; threads go on with the next while a block is written."""
+    ahead = deque()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(files), BLOCK):
+            ahead.append(pool.submit(lambda block: np.stack(list(map(decode, block))), files[start : start + BLOCK]))
+            if len(ahead) == AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def read_image(find, name, convert):

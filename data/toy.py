@@ -1,7 +1,7 @@
 """Toy digits and toy faces, drawn on the spot: stand-ins for MNIST and CelebA where there is no network.
 
 Picture `i` depends only on (seed, i), so that a shorter drawing is the beginning of a longer one. Pillow does the
-drawing, several times too large and then reduced, with the fonts that ship inside matplotlib.
+drawing, several times too large and then reduced, with fonts that ship inside matplotlib, old and new.
 """
 
 import functools
@@ -29,10 +29,10 @@ def _label(count, what):
 CANVAS, GLYPH_HEIGHT = 112, 60  # three times as large as in the finished 28 x 28 picture, and with a wider margin
 STROKES = {  # thinnest and thickest extra outline, in canvas pixels: bold fonts need none, hairlines need some
     (0, 0): ["DejaVuSans-Bold"],
-    (0, 1): ["STIXGeneralBol", "STIXGeneralBolIta"],
+    (0, 1): ["STIXGeneralBol", "STIXGeneralBolIta", "DejaVuSerif-BoldItalic"],
     (0, 2): ["DejaVuSans", "DejaVuSans-Oblique", "DejaVuSerif", "DejaVuSerif-Italic"],
     (0, 3): ["cmss10", "cmtt10"],
-    (1, 3): ["STIXGeneral", "STIXGeneralItalic", "cmr10", "cmti10"],
+    (1, 3): ["STIXGeneral", "STIXGeneralItalic", "cmr10"],
 }
 FONTS = [(font, *limits) for limits, fonts in STROKES.items() for font in fonts]
 STICKS = ("DejaVuSans", "DejaVuSans-Oblique", "DejaVuSans-Bold", "cmss10")  # most people write a 1 without a foot

@@ -1,10 +1,11 @@
 """The README's two commands, and MNIST with z = 2, under other versions of Python and TensorFlow.
 
-    python tests/matrix.py --data-dir data
+    python tests/matrix.py --data-dir data --logs logs
 
 For each pair: a fresh environment and a fresh copy of this commit, the installation and the first run by the README's
-own words, the tests, and, where MNIST lies in the data folder, its row of the README's table. Prints a table, a row as
-soon as it is known; about a quarter of an hour a pair on two cores. Interpreters (python3.10, ...) have to be in PATH.
+own words, the tests, and, where MNIST lies in the data folder, its row of the README's table. "lowest" has each package
+at the lower bound that requirements.txt gives it. Prints a table, a row as soon as it is known; about a quarter of an
+hour a pair on two cores. Interpreters (python3.10, ...) have to be in PATH.
 """
 
 import argparse
@@ -17,7 +18,8 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAIRS = ("3.10=2.18", "3.11=2.19", "3.12=2.20", "3.13=2.21", "3.10=2.21")
+PAIRS = ("3.10=lowest", "3.11=2.19", "3.12=2.20", "3.13=2.21", "3.10=2.21")
+NAMES = ("tensorflow", "keras", "numpy", "matplotlib", "pillow")
 LOSS = r"test loss (\S+) nats"
 MNIST = "python vae_fc.py --dataset mnist --z 2 --epochs 30"
 
@@ -41,11 +43,11 @@ def found(pattern, text):
     return match[1] if match else "–"
 
 
-def check(python, tensorflow, data_dir):
-    """A row: versions, first run, tests, MNIST; and whether all of it passed."""
+def check(python, tensorflow, data_dir, logs):
+    """A row: versions, first run, tests, MNIST; and whether all of it passed. What was printed goes into a log."""
     interpreter = shutil.which(f"python{python}")
     if not interpreter:
-        return f"| {python} | {tensorflow} | no python{python} in PATH | – | – |", False
+        return f"| {python} | {tensorflow} | no python{python} in PATH", False
     with tempfile.TemporaryDirectory() as work:
         clone, environment = fresh_copy(work, interpreter, tensorflow)
         results = [run(command, clone, environment) for command in readme_commands()]
@@ -54,16 +56,20 @@ def check(python, tensorflow, data_dir):
         if data_dir and (data_dir / "mnist").is_dir():
             results.append(run(MNIST, clone, environment | {"VAE_DATA": str(data_dir)}))
             mnist = found(LOSS, results[-1][1])
-        _, output = run("python -c 'import tensorflow; print(tensorflow.__version__)'", clone, environment)
-        version = found(r"^(\d+\.\d+\.\S+)$", output)
-    return f"| {python} | {version} | {loss} | {tests} | {mnist} |", not any(code for code, _ in results)
+        _, packages = run("pip freeze", clone, environment)
+    versions = [found(rf"(?i)^{name}==(\S+)$", packages) for name in NAMES]
+    if logs:
+        outputs = "\n".join([packages, *(output for _, output in results)])
+        (logs / f"python{python}_tensorflow{versions[0]}.log").write_text(outputs)
+    return f"| {python} | {' | '.join(versions)} | {loss} | {tests} | {mnist} |", not any(code for code, _ in results)
 
 
 def fresh_copy(work, interpreter, tensorflow):
     """A clone of this commit, and the variables under which it gets that TensorFlow in an environment of its own."""
     subprocess.run(["git", "clone", "-q", str(ROOT), f"{work}/clone"], check=True)
     subprocess.run([interpreter, "-m", "venv", f"{work}/venv"], check=True)
-    Path(work, "constraints.txt").write_text(f"tensorflow=={tensorflow}.*\n")
+    lowest = (ROOT / "requirements.txt").read_text().replace(">=", "==").replace("\n", ".*\n")
+    Path(work, "constraints.txt").write_text(lowest if tensorflow == "lowest" else f"tensorflow=={tensorflow}.*\n")
     environment = os.environ | {"PATH": f"{work}/venv/bin:{os.environ['PATH']}", "VAE_DATA": f"{work}/data"}
     return f"{work}/clone", environment | {"PIP_CONSTRAINT": f"{work}/constraints.txt", "PIP_QUIET": "1"}
 
@@ -72,11 +78,15 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", nargs="*", default=PAIRS, metavar="PYTHON=TENSORFLOW")
     parser.add_argument("--data-dir", type=Path, help="where mnist/ lies")
+    parser.add_argument("--logs", type=Path, help="where to keep what the commands print")
     arguments = parser.parse_args()
-    print("| Python | TensorFlow | toy digits | tests | MNIST, z = 2 |\n| --- | --- | --- | --- | --- |", flush=True)
+    if arguments.logs:
+        arguments.logs.mkdir(parents=True, exist_ok=True)
+    print("| Python | TensorFlow | Keras | NumPy | Matplotlib | Pillow | toy digits | tests | MNIST, z = 2 |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     passed = True
     for pair in arguments.pairs:
-        row, good = check(*pair.split("="), arguments.data_dir and arguments.data_dir.resolve())
+        row, good = check(*pair.split("="), arguments.data_dir and arguments.data_dir.resolve(), arguments.logs)
         print(row if good else f"{row} failed", flush=True)
         passed &= good
     sys.exit(not passed)
