@@ -6,10 +6,12 @@ features know nothing but these labels, so distances in them are no FID and comp
 
 import hashlib
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 
-from console import note
+from console import note, reason
 from data.cache import open_cache
 from data.datasets import DIGITS
 from run_folder import load_network
@@ -37,8 +39,15 @@ def load_classifier(data, data_dir):
     labels = hashlib.sha256(np.ascontiguousarray(data.train_labels)).hexdigest()
     recipe = [RECIPE, FILTERS, FEATURES, DROPOUT, EPOCHS, BATCH_SIZE, LEARNING_RATE, MOST_IMAGES]
     name = f"classifier-{data.name}-{data.image_shape[0]}-{len(data.train)}"
-    folder = open_cache(data_dir, name, [data.sha256, labels, recipe], lambda folder: train_classifier(data, folder))
-    model = load_network(folder / "classifier.keras", "delete it, and the next evaluation trains it anew")
+    way_out = "delete it, and the next evaluation trains it anew"
+    try:
+        kept = open_cache(data_dir, name, [data.sha256, labels, recipe], lambda folder: train_classifier(data, folder))
+        model = load_network(kept / "classifier.keras", way_out)
+    except OSError as error:
+        note(f"{data_dir}: the classifier cannot be kept there ({reason(error)}), so it is for this evaluation only")
+        with tempfile.TemporaryDirectory() as folder:
+            train_classifier(data, Path(folder))
+            model = load_network(Path(folder) / "classifier.keras", way_out)
 
     @tf.function(reduce_retracing=True)
     def describe(images):

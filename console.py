@@ -28,6 +28,12 @@ def reason(error):
     return " ".join(text.split())[:300]
 
 
+def name_file(error, path):
+    """Give an OSError that names no file, as one of a full disk, this one."""
+    if error.errno and not error.filename:
+        error.filename = str(path)
+
+
 def note(message):
     """Print one line at once, also when stdout is a file or a pipe."""
     print(message, flush=True)
@@ -203,17 +209,34 @@ def parse_evaluation(description, argv=None):
     return parser.parse_args(argv)
 
 
+def complaint(error):
+    """The line about an error that its user can mend, and the exit code; raises it where that is not so."""
+    if isinstance(error, NonFiniteError):
+        return str(error), EXIT_NON_FINITE
+    if isinstance(error, UserError):
+        return str(error), EXIT_BAD_INPUT
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
+        return "not enough memory; use a smaller --batch-size, --z, --image-size or --limit", EXIT_BAD_INPUT
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain once more at its end
+        return "nobody reads the output any more; --resume goes on with the run", EXIT_BAD_INPUT
+    if isinstance(error, OSError):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "free some disk space" if full else "check the path and its permissions"
+        return f"{error.filename or 'disk'}: {error.strerror or error}; {hint}", EXIT_BAD_INPUT
+    raise error
+
+
 def launch(main):
     """Run `main()` as a command: exit 0, or one clear line and the exit code of the contract, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # paths may hold what a terminal cannot show
     try:
         main()
-    except (UserError, NonFiniteError) as error:
-        print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
-        sys.exit(EXIT_NON_FINITE if isinstance(error, NonFiniteError) else EXIT_BAD_INPUT)
     except KeyboardInterrupt as interrupt:
         print(f"\n{str(interrupt) or 'interrupted'}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    except OSError as error:
-        hint = "free some disk space" if error.errno == errno.ENOSPC else "check the path and its permissions"
-        print(f"{sys.argv[0]}: error: {error.filename or 'disk'}: {error.strerror or error}; {hint}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+    except Exception as error:
+        line, code = complaint(error)
+        print(f"{sys.argv[0]}: error: {line}", file=sys.stderr)
+        sys.exit(code)

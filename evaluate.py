@@ -464,7 +464,7 @@ def draw_attributes(run, means, train_means, train_rows, count=10):
     means: of the test images' codes (N, z); train_means: of those of the training images train_rows, (M, z).
     """
     names = [name for name in SHOWN_ATTRIBUTES if name in run.data.label_names]
-    if not names or run.data.train_labels is None:
+    if not names or run.data.train_labels is None or run.data.train_labels.ndim == 1:
         return
     labels = run.data.train_labels[train_rows]
     chosen = utils.picture_rows(run.data, count)
@@ -570,7 +570,7 @@ def print_attributes(name, found):
 def main(argv=None):
     """Evaluate each run; returns the contents of their evaluation.json."""
     options = parse_evaluation(__doc__, argv)
-    folders = dict.fromkeys(Path(folder).resolve() for folder in options.runs)  # each once, "." by its name
+    folders = dict.fromkeys(Path(os.path.realpath(folder)) for folder in options.runs)  # each once, "." by its name
     runs = [load_run(folder, options) for folder in folders]
     results = [evaluate_run(run, options) for run in runs]
     print_tables([run.folder.name for run in runs], results)

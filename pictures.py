@@ -168,7 +168,7 @@ def _scatter_attribute(ax, plane, present, name):
     size = _dot_size(len(plane))
     for value, colour, word in ((0, "#b9c4d0", "without"), (1, "#d1495b", "with")):
         ax.scatter(*plane[present == value].T, s=size, color=colour, label=word, linewidths=0, alpha=0.8)
-    ax.set_title(name.replace("_", " "))
+    ax.set_title(name.replace("_", " "), parse_math=False)
     ax.legend(markerscale=2, loc="upper right")
 
 
@@ -183,5 +183,5 @@ def _figure(rows, columns, size, squeeze=True):
 
 
 def _save(figure, path, title):
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a name with two dollars in it is no formula
     replace_with(path, lambda partial: figure.savefig(partial, dpi=110))

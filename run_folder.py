@@ -9,10 +9,10 @@ import platform
 import re
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 
-from console import UserError, note, reason
+from console import UserError, name_file, note, reason
 
 try:
     import fcntl
@@ -45,9 +45,9 @@ def numbered(base, number):
 
 
 def run_numbers(base):
-    """Numbers of the folders of that name that exist."""
-    names = [path.name for path in base.parent.iterdir()] if base.parent.is_dir() else []
-    found = [re.fullmatch(rf"{re.escape(base.name)}(?:-([1-9]\d*))?", name) for name in names]
+    """Numbers of the folders of that name that exist: none without the first, or lr-3 would be taken for one of lr."""
+    names = [path.name for path in base.parent.iterdir()] if base.exists() else []
+    found = [re.fullmatch(rf"{re.escape(base.name)}(?:-([2-9]|[1-9]\d+))?", name) for name in names]
     return [int(match[1] or 1) for match in found if match]
 
 
@@ -94,13 +94,14 @@ def lock(descriptor, folder):
 
 def run_config(settings, data):
     """Every setting of the run, what it was trained on, and with which software."""
-    packages = ("tensorflow", "keras", "numpy", "pillow", "matplotlib")
+    modules = {name: name for name in ("tensorflow", "keras", "numpy", "matplotlib")} | {"pillow": "PIL"}
+    versions = {name: import_module(module).__version__ for name, module in modules.items()}
     return vars(settings) | {
         "image_shape": data.image_shape,
         "train_images": len(data.train),
         "test_images": len(data.test),
         "pixels_sha256": data.sha256,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": {"python": platform.python_version()} | versions,
         "git_commit": git_commit(),
         "command": " ".join(sys.argv),
     }
@@ -121,7 +122,7 @@ def check_same_run(folder, config):
         kept = dict(json.loads((folder / "config.json").read_text()))
     except FileNotFoundError:
         return  # stopped before it began
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{folder / 'config.json'}: not JSON ({error}); start a new run with --name") from None
     for key in sorted(set(config) - FREE_TO_CHANGE):
         if key not in kept:
@@ -149,7 +150,7 @@ def read_rows(path):
                 {name: None if text == "" else (int if name in whole else float)(text) for name, text in row.items()}
                 for row in csv.DictReader(file)
             ]
-    except (FileNotFoundError, ValueError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError, csv.Error):
         return []
 
 
@@ -184,5 +185,8 @@ def replace_with(path, write):
     try:
         write(partial)
         partial.replace(path)
+    except OSError as error:
+        name_file(error, path)
+        raise
     finally:
         partial.unlink(missing_ok=True)

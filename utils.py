@@ -443,6 +443,8 @@ def train(encoder, decoder, data, settings):
     if settings.batch_size > len(data.train):
         note(f"--batch-size {settings.batch_size}: lowered to {len(data.train)}, the number of training images")
         settings.batch_size = len(data.train)
+    # a call holds as many batches, taken or not
+    settings.steps_per_call = min(settings.steps_per_call, len(data.train) // settings.batch_size)
     folder = open_run(settings, data) if is_chief() else None
     with sole_writer(folder):
         run = start_run(encoder, decoder, data, settings, folder)
@@ -470,7 +472,8 @@ def train_epochs(run, train_call, evaluate_call):
             _, _, errors, means, _ = evaluate_images(evaluate_call, run.data.test, settings)
     except KeyboardInterrupt:
         kept = f"{run.folder}/checkpoint" if run.folder else "the first worker's checkpoint"
-        message = f"interrupted: epoch {len(run.rows)} is kept in {kept}; --resume goes on from there"
+        epoch = epoch_of(run.checkpoints.latest_checkpoint) if run.folder else len(run.rows)
+        message = f"interrupted: epoch {epoch} is kept in {kept}; --resume goes on from there"
         raise KeyboardInterrupt(message) from None
     return means, errors
 
@@ -590,6 +593,7 @@ def finish(run, means, errors):
     means (N, z), errors (N,): the test set's posterior means and squared errors.
     """
     draw_pictures(run, means)
+    (run.folder / "metrics.json").unlink(missing_ok=True)  # so that no run is taken for finished that is half of two
     for name, model in (("encoder.keras", run.average.encoder), ("decoder.keras", run.average.decoder)):
         replace_with(run.folder / name, model.save)
     metrics = run.rows[-1] | {
@@ -630,6 +634,24 @@ def open_checkpoints(state, folder):
         raise UserError(f"{path}: cannot be read ({reason(error)}); start a new run with --name") from None
 
 
+def epoch_of(checkpoint):
+    """The epoch after which a checkpoint was written, of its path."""
+    return int(checkpoint.rsplit("-", 1)[1])
+
+
+def restore_newest(checkpoints):
+    """Load the newest checkpoint that can be read; returns its path."""
+    for path in reversed(checkpoints.checkpoints):
+        try:
+            checkpoints.checkpoint.restore(path).assert_consumed()
+            return path
+        except (tf.errors.OpError, AssertionError, ValueError) as error:
+            why = f"{path}: cannot be read ({reason(error)})"
+            if path != checkpoints.checkpoints[0]:
+                note(f"{why}; going on from the one before")
+    raise UserError(f"{why}; start a new run with --name")
+
+
 def restore(checkpoints, folder):
     """Load the last checkpoint, or write the first; returns the rows of metrics.csv up to it."""
     if not checkpoints.latest_checkpoint:
@@ -638,12 +660,7 @@ def restore(checkpoints, folder):
             raise UserError(f"{path}: names no checkpoint, though epochs were trained; start a new run with --name")
         save_checkpoint(checkpoints, 0)
         return []
-    try:
-        checkpoints.checkpoint.restore(checkpoints.latest_checkpoint).assert_consumed()
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
-        path = checkpoints.latest_checkpoint
-        raise UserError(f"{path}: cannot be read ({reason(error)}); start a new run with --name") from None
-    done = int(checkpoints.latest_checkpoint.rsplit("-", 1)[1])
+    done = epoch_of(restore_newest(checkpoints))
     rows = read_rows(folder / "metrics.csv")[:done] if done else []
     if len(rows) < done:
         path = folder / "metrics.csv"
@@ -701,7 +718,7 @@ def picture_rows(data, count):
     Rare attributes are what a VAE drops first, so the picture has to show them.
     """
     spread = np.linspace(0, len(data.test) - 1, min(count, len(data.test))).astype(int)
-    if "Eyeglasses" not in data.label_names:
+    if "Eyeglasses" not in data.label_names or data.test_labels.ndim == 1:
         return spread
     wearers = np.flatnonzero(data.test_labels[:, data.label_names.index("Eyeglasses")])
     return np.concatenate([spread[::2], wearers[: count - len(spread[::2])]])

@@ -9,6 +9,10 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
+
+from console import name_file
+
 ABANDONED_SECONDS = 3600  # a half-made folder that nobody has written to for so long was left by a killed program
 
 
@@ -28,13 +32,21 @@ def open_cache(data_dir, name, signature, build):
         try:
             build(partial)
             partial.rename(folder)
-        except OSError:
+        except OSError as error:
+            name_file(error, folder)
             if not folder.is_dir():
                 raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         remove_outdated(folder, name)
     return folder
+
+
+def save_array(path, array):
+    """numpy.save, but for what is said when the disk is full: NumPy's own error then has no reason in it."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(np.ascontiguousarray(array))
 
 
 def remove_outdated(folder, name):

@@ -16,16 +16,16 @@ import numpy as np
 
 from console import UserError, note, reason
 from data import toy
-from data.cache import open_cache
+from data.cache import open_cache, save_array
 from data.download import PUBLISHED, download
-from data.image_files import load_celeba, load_folder, plain_name
+from data.image_files import UNREADABLE, load_celeba, load_folder, plain_name
 from data.layouts import SPLITS, find_idx, first_of, idx_folder, idx_name
 from data.pickled import read_batch
 
 DIGITS = tuple("0123456789")
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORD = 1 + 32 * 32 * 3  # bytes of an image in CIFAR-10's binary files: its label, then red, green and blue planes
-MOST_IMAGES, MOST_BYTES = 10_000_000, 8_000_000_000  # a header that promises more is damaged
+MOST_IMAGES, MOST_BYTES = 10_000_000, 1_000_000_000  # a header that promises more is damaged
 TOY_SETS = {  # name: (how to draw, training images, test images, names of the labels)
     "toy-digits": (toy.draw_digits, 10_000, 2_000, DIGITS),
     "toy-faces": (toy.draw_faces, 5_000, 1_000, toy.FACE_ATTRIBUTES),
@@ -90,8 +90,8 @@ def load_toy(name, data_dir):
 
     def build(folder):
         images, labels = draw(train + test, seed=0)
-        np.save(folder / "images.npy", images)
-        np.save(folder / "labels.npy", labels)
+        save_array(folder / "images.npy", images)
+        save_array(folder / "labels.npy", labels)
 
     signature = {"program": Path(toy.__file__).read_text(encoding="utf-8"), "images": train + test}
     folder = open_cache(data_dir, name, signature, build)
@@ -144,7 +144,15 @@ def read_idx_files(paths, sides, classes, way_out):
         labels = read_idx(paths[split, "labels"], (), way_out)
         check_labels(paths[split, "labels"], images, labels, classes, way_out)
         parts |= {split: images[..., None], f"{split}_labels": labels}
+    check_order(paths["train", "images"], parts)
     return parts
+
+
+def check_order(path, parts):
+    """A line about it if training and test files seem to be exchanged."""
+    train, test = (len(parts[split]) for split in SPLITS)
+    if train < test:
+        note(f"{path}: {train:,} training images and {test:,} test images; were they exchanged?")
 
 
 def check_labels(path, images, labels, classes, way_out):
@@ -207,6 +215,7 @@ def read_npz(path):
             raise UserError(f"{path}: x_{split} holds items of size {sizes}; {NPZ_HELP}")
         check_labels(path, images, labels, 10, NPZ_HELP)
         parts |= {split: images[..., None], f"{split}_labels": labels}
+    check_order(path, parts)
     return parts
 
 
@@ -222,7 +231,7 @@ def read_array(path, name, rank):
                     raise ValueError(f"more than the array {name}")
     except KeyError:
         raise UserError(f"{path}: has no array {name}; {NPZ_HELP}") from None
-    except (OSError, EOFError, ValueError, zlib.error, MemoryError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (*UNREADABLE, MemoryError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); {NPZ_HELP}") from None
     if array.dtype != np.uint8 or array.ndim != rank or not len(array):
         raise UserError(f"{path}: {name} is {array.dtype} {list(array.shape)}, not bytes of {rank} axes; {NPZ_HELP}")
@@ -276,6 +285,8 @@ CIFAR_HELP = "delete it, and the next run downloads the archive"
 def read_file(path):
     """Content of a file of CIFAR-10's."""
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device has no end
+            raise ValueError("Is a directory" if path.is_dir() else "no file")
         if path.stat().st_size > MOST_IMAGES // 100 * RECORD:
             raise ValueError(f"{path.stat().st_size:,} bytes are too many")
         return path.read_bytes()
@@ -287,11 +298,13 @@ def read_members(archive, names):
     """Name and content of files in the archive, wherever in it they lie; nothing is unpacked onto the disk."""
     try:
         with tarfile.open(archive, "r:gz") as tar:
-            members = (member for member in tar if is_batch(member, names))
-            found = {Path(member.name).name: tar.extractfile(member).read() for member in members}
+            found = {}
+            for member in (member for member in tar if is_batch(member, names)):
+                if found.setdefault(Path(member.name).name, content := tar.extractfile(member).read()) is not content:
+                    raise ValueError(f"two files {Path(member.name).name} in it")
             while tar.fileobj.read(1_000_000):  # to the end, where gzip has its checksum
                 pass
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
         raise UserError(f"{archive}: cannot be read ({reason(error)}); {CIFAR_HELP}") from None
     for name in names:
         if name not in found:

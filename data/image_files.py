@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import lzma
 import os
 import re
 import struct
@@ -15,17 +16,18 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from console import UserError, note, progress, reason
-from data.cache import open_cache
+from data.cache import open_cache, save_array
 from data.download import download
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"}
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000")  # no EPS: Ghostscript would run it
 ALIGNED = (178, 218)  # width and height of CelebA's aligned images
 FACE = (15, 35, 163, 183)  # their central 148 x 148 pixels: left, top, right, bottom (Larsen et al. 2016)
 BLOCK = 32  # images that a thread decodes before it asks for more
 AHEAD = 16  # blocks that are decoded before the first of them is written
 UNREADABLE = (  # what Pillow and zipfile raise at damaged files
     *(OSError, ValueError, TypeError, SyntaxError, EOFError, LookupError, ArithmeticError, RuntimeError),
-    *(struct.error, zlib.error, zipfile.BadZipFile, Image.DecompressionBombError),
+    *(struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile, Image.DecompressionBombError),
 )
 OUR_SPLIT = "test images are instead the tenth whose name has a CRC-32 divisible by 10"
 CSV_NAME = "image_id"  # Kaggle's title of the column of names
@@ -47,17 +49,28 @@ def open_images(data_dir, name, signature, splits, decode, labels=None):
         found = labels() if labels else None  # first: a fault in a small file shows before minutes of decoding
         about = {"label_names": found[0] if found else []}
         if found:
-            np.save(folder / "labels.npy", found[1])
+            save_array(folder / "labels.npy", found[1])
         label = f"decoding {len(files):,} images of {name} (once; kept in the data folder)"
         about["sha256"] = write_images(folder / "images.npy", files, decode, label)
         (folder / "about.json").write_text(json.dumps(about))
 
     folder = open_cache(data_dir, name, [CACHE_FORMAT, signature], build)
-    about = json.loads((folder / "about.json").read_text())
-    images, count = np.load(folder / "images.npy", mmap_mode="r"), len(splits[0])
-    rows = np.load(folder / "labels.npy") if (folder / "labels.npy").exists() else None
+    try:
+        about, images, rows = read_images(folder)
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{folder}: is damaged ({reason(error)}); delete it, and it is made anew") from None
+    count = len(splits[0])
     parts = (None, None) if rows is None else (rows[:count], rows[count:])
     return images[:count], images[count:], *parts, tuple(about["label_names"]), about["sha256"]
+
+
+def read_images(folder):
+    """What a cache holds: about.json, images (N, H, W, 3), labels or None. ValueError if its pixels have changed."""
+    about = json.loads((folder / "about.json").read_text())
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    if hashlib.sha256(images).hexdigest() != about["sha256"]:
+        raise ValueError("other pixels than were written")
+    return about, images, np.load(folder / "labels.npy") if (folder / "labels.npy").exists() else None
 
 
 def write_images(path, files, decode, label):
@@ -92,7 +105,10 @@ def decoded_blocks(files, decode):
 def read_image(find, name, convert):
     """`convert(image)` of the image in what `find()` returns, a path or an open file; an error calls it `name`."""
     try:
-        image = Image.open(find())
+        image = Image.open(find(), formats=FORMATS)
+        if image.format == "PNG":
+            image.verify()  # its checksums, which load() takes no notice of
+            image = Image.open(find(), formats=FORMATS)
         image.load()
         return convert(image)  # in here, because some damage, to Exif data for one, is only found by now
     except UNREADABLE as error:
@@ -122,10 +138,11 @@ def load_folder(name, data_dir, size, limit):
             f"--dataset {name}: no folder of that name, and none of toy-digits, toy-faces, mnist, cifar10, "
             "cifar10-grey, celeba"
         )
-    paths = sorted(path for path in folder.rglob("*") if is_image(path.relative_to(folder)))
+    paths = images_in(folder)
     names = [path.relative_to(folder).as_posix() for path in paths]
     if len(names) < 2:
         raise UserError(f"--dataset {name}: {len(names)} images (.png, .jpg, ...) in it; there have to be two or more")
+    limit = limit_of(limit, names)
     splits = [split[:limit] for split in split_by_name(names)]
     title = plain_name(folder.resolve())
     states = [(file.stat().st_size, file.stat().st_mtime_ns) for file in paths]
@@ -142,6 +159,15 @@ def load_folder(name, data_dir, size, limit):
     place = zlib.crc32(os.fsencode(folder.resolve()))  # so that two folders called "train" have two caches
     cache = cache_name(f"{title}-{place:08x}", size, limit)
     return title, *open_images(data_dir, cache, signature, splits, decode, labels if classes else None)
+
+
+def images_in(folder):
+    """Images in a folder and those below it, but for what this program has drawn there."""
+    entries = list(folder.rglob("*"))
+    runs = {path.parent for path in entries if path.name == "config.json" and (path.parent / "checkpoint").is_dir()}
+    ours = runs | {run.parent / "summary.png" for run in runs}
+    found = (path for path in entries if is_image(path.relative_to(folder)) and ours.isdisjoint([path, *path.parents]))
+    return sorted(path for path in found if not path.is_fifo())  # reading a pipe would never end
 
 
 def class_folders(names):
@@ -168,6 +194,11 @@ def is_image(path):
 def cache_name(title, size, limit):
     """Name of a cache: what a limit left out is another cache, not a reason to decode all again."""
     return f"{title}-{size}" + (f"-first-{limit}" if limit else "")
+
+
+def limit_of(limit, names):
+    """None for a limit that leaves nothing out."""
+    return limit if limit and limit < len(names) else None
 
 
 def centre_square(image, size):
@@ -206,6 +237,7 @@ def load_celeba(data_dir, size, limit):
     source = (inner if inner.is_dir() else unpacked) if unpacked.is_dir() else archive
     names, states, read = list_unpacked(source) if source.is_dir() else list_archive(source)
     attributes, partition = (text_or_table(folder / f"list_{about}") for about in ("attr_celeba", "eval_partition"))
+    limit = limit_of(limit, names)
     train, test = split_celeba(source, names, partition)
     splits = [train[:limit], test[:limit]]
     lists = [file_state(path) for path in (attributes, partition)]
@@ -250,7 +282,10 @@ def list_archive(path):
     """Names of the .jpg files in a zip archive, their sizes and checksums, and how to open one."""
     try:
         archive = zipfile.ZipFile(path)
-        entries = {Path(entry.filename).name: entry for entry in archive.infolist() if is_face(entry)}
+        entries = {}
+        for entry in filter(is_face, archive.infolist()):
+            if entries.setdefault(Path(entry.filename).name, entry) is not entry:
+                raise ValueError(f"two files {Path(entry.filename).name} in it")
     except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); delete it, and the next run downloads it") from None
     names = check_any(sorted(entries), path)

@@ -26,27 +26,35 @@ class Told:
         self.state = state
 
 
-def latin_bytes(text, encoding):
-    """Bytes, as Python 3 writes them in old protocols."""
-    if encoding not in ("latin1", b"latin1") or not isinstance(text, str):
-        raise pickle.UnpicklingError("bytes in an unknown encoding")
-    return text.encode("latin1")
-
-
 KNOWN = {  # (module, name): its stand-in
     ("numpy.core.multiarray", "_reconstruct"): Told,
     ("numpy._core.multiarray", "_reconstruct"): Told,
     ("numpy", "ndarray"): None,
     ("numpy", "dtype"): Told,
-    ("_codecs", "encode"): latin_bytes,
 }
+BYTES = ("_codecs", "encode")  # how Python 3 writes bytes in old protocols
+TITLES = {f"data_batch_{number}": f"training batch {number} of 5" for number in range(1, 6)}
+TITLES["test_batch"] = "testing batch 1 of 1"
 
 
 class Reader(pickle.Unpickler):
     """Knows the names in CIFAR-10's files and no others."""
 
+    def __init__(self, content):
+        super().__init__(io.BytesIO(content), encoding="bytes")
+        self.unread = len(content)  # no text is encoded twice, so all of them together are not longer than this
+
+    def latin_bytes(self, text, encoding):
+        """The bytes that a text stands for."""
+        if encoding not in ("latin1", b"latin1") or not isinstance(text, str) or len(text) > self.unread:
+            raise pickle.UnpicklingError("bytes in an unknown encoding, or the same again and again")
+        self.unread -= len(text)
+        return text.encode("latin1")
+
     def find_class(self, module, name):
         """A stand-in; an error for a name that these files do not hold."""
+        if (module, name) == BYTES:
+            return self.latin_bytes
         if (module, name) not in KNOWN:
             raise pickle.UnpicklingError(f"asks for {module}.{name}, which CIFAR-10 has not")
         return KNOWN[module, name]
@@ -56,14 +64,16 @@ def read_batch(content, path, way_out):
     """Records (N, 1 + 3072) of a pickled batch, label first, as in the binary version; UserError if it is none."""
     try:
         check_memo(content)
-        batch = Reader(io.BytesIO(content), encoding="bytes").load()
-        batch = {as_text(key): value for key, value in batch.items()}
-        pixels, labels = as_pixels(batch["data"]), np.asarray(batch["labels"])
-        if labels.dtype.kind != "i" or labels.shape != (len(pixels),) or not np.all((labels >= 0) & (labels < 256)):
+        batch = {as_text(key): value for key, value in Reader(content).load().items()}
+        title = as_text(batch.get("batch_label"))
+        if title in TITLES.values() and title != TITLES.get(path.name):
+            raise ValueError(f"it calls itself {title}")
+        pixels, labels = as_pixels(batch["data"]), batch["labels"]
+        if len(labels) != len(pixels) or not all(type(label) is int and 0 <= label < 256 for label in labels):
             raise ValueError(f"no label for each of {len(pixels)} images")
     except Exception as error:  # whatever a damaged or hostile program makes the unpickler raise
         raise UserError(f"{path}: is no batch of CIFAR-10 ({reason(error)}); {way_out}") from None
-    return np.concatenate([labels.astype(np.uint8)[:, None], pixels], axis=1)
+    return np.concatenate([np.array(labels, np.uint8)[:, None], pixels], axis=1)
 
 
 def check_memo(content):
@@ -74,7 +84,7 @@ def check_memo(content):
 
 
 def as_text(key):
-    """A key, which Python 2 wrote as bytes."""
+    """A text, which Python 2 wrote as bytes."""
     return key.decode("ascii", "replace") if isinstance(key, bytes) else key
 
 

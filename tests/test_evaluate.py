@@ -287,6 +287,23 @@ def test_silly_flags(flags, capsys):
     assert stop.value.code == 2 and (flags[1] if flags else "RUN") in capsys.readouterr().err
 
 
+def test_a_link_to_itself_is_no_run(tmp_path):
+    (tmp_path / "run").symlink_to(tmp_path / "run")
+    with pytest.raises(UserError, match="no such folder"):
+        evaluate.main([str(tmp_path / "run")])
+
+
+def test_a_classifier_that_cannot_be_kept_is_used_once(tmp_path, monkeypatch, capsys):
+    """The data lie on a disk that may only be read; here, where tests may be run by root, there is no folder at all."""
+    monkeypatch.setattr(classifier, "EPOCHS", 1)
+    (tmp_path / "file").touch()
+    images, labels = np.zeros((20, 8, 8, 1), np.uint8), np.arange(20) % 2
+    data = datasets.Dataset("dark", images, images, labels, labels, ("a", "b"), "x")
+    features, _ = classifier.load_classifier(data, tmp_path / "file")(images / 255)
+    assert features.shape == (20, classifier.FEATURES)
+    assert "file: the classifier cannot be kept there (Not a directory)" in capsys.readouterr().out
+
+
 def test_from_the_shell(tmp_path):
     finished = run_script("evaluate.py", tmp_path / "nothing", cwd=ROOT)
     assert finished.returncode == 2 and finished.stdout == ""

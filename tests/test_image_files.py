@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from console import UserError
 from data import cache, image_files
@@ -400,6 +400,13 @@ def test_a_damaged_face_in_an_archive_is_found_by_its_checksum(tmp_path):
     content[content.index(FACES[NAMES[4]]) + len(FACES[NAMES[4]]) - 300] ^= 1
     path.write_bytes(content)
     refusal(lambda: load_celeba(path.parent), f"{path / NAMES[4]}: cannot be read (Bad CRC-32")
+
+
+def test_two_faces_of_one_name_in_an_archive(tmp_path):
+    path = write_images(tmp_path / "celeba", FACES, "")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("../elsewhere/" + NAMES[3], FACES[NAMES[4]])
+    refusal(lambda: load_celeba(path.parent), f"{path}: cannot be read (two files {NAMES[3]} in it)")
 
 
 # The cache ------------------------------------------------------------------------------------------------------
@@ -891,6 +898,75 @@ def test_the_folder_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "photos")
     assert load_dataset(".", tmp_path, 32).name == "photos"
     assert load_dataset("../photos/", tmp_path, 32).name == "photos"
+
+
+def test_what_a_run_draws_into_the_folder_of_its_images_is_none_of_them(tmp_path):
+    folder = tmp_path / "images"
+    write_numbered(folder, ["a.png", "b.png", "results/c.png", "config/d.png"])
+    (folder / "config" / "config.json").touch()
+    before = load_dataset(str(folder), tmp_path, 32)
+    (folder / "results" / "fc_images_z64" / "checkpoint").mkdir(parents=True)
+    (folder / "results" / "fc_images_z64" / "config.json").touch()
+    write_numbered(folder / "results", ["fc_images_z64/samples.png", "fc_images_z64/tensorboard/a.png", "summary.png"])
+    after = load_dataset(str(folder), tmp_path, 32)
+    assert after.sha256 == before.sha256 and len(after.train) + len(after.test) == 4
+
+
+def test_a_pipe_is_no_image(tmp_path):
+    write_numbered(tmp_path / "images", ["a.png", "b.png"])
+    os.mkfifo(tmp_path / "images" / "c.png")
+    data = load_dataset(str(tmp_path / "images"), tmp_path, 32)
+    assert len(data.train) + len(data.test) == 2
+
+
+def test_a_program_for_a_printer_is_not_run(tmp_path, monkeypatch):
+    """Pillow would have Ghostscript draw it, whatever the file's name."""
+    write_numbered(tmp_path / "images", ["a.png", "b.png"])
+    (tmp_path / "images" / "c.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("drawn"))
+    refusal(lambda: load_dataset(str(tmp_path / "images"), tmp_path, 32), "c.png", "no image that Pillow knows")
+
+
+def test_every_changed_bit_of_a_png_is_found_or_harmless(tmp_path):
+    path, pixels = tmp_path / "a.png", np.random.default_rng(0).integers(0, 4, (9, 9, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    good, refused = path.read_bytes(), 0
+    for bit in range(8 * len(good)):
+        damaged = bytearray(good)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            np.testing.assert_array_equal(image_files.read_image(lambda: path, path, np.asarray), pixels)
+        except UserError:
+            refused += 1
+    assert refused > 7 * len(good)
+
+
+def test_a_limit_above_the_number_of_images_is_none(tmp_path, decode_no_more):
+    write_numbered(tmp_path / "images", ["a.png", "b.png", "c.png"])
+    whole = load_dataset(str(tmp_path / "images"), tmp_path, 32)
+    decode_no_more()
+    assert load_dataset(str(tmp_path / "images"), tmp_path, 32, limit=10**300).sha256 == whole.sha256
+
+
+CACHE_DAMAGE = {  # the damaged file, and its bytes from those of the good one
+    "cut": ("images.npy", lambda good: good[:-1]),
+    "empty": ("images.npy", lambda good: b""),
+    "a pixel": ("images.npy", lambda good: good[:-1] + bytes((good[-1] ^ 1,))),
+    "no facts": ("about.json", lambda good: b""),
+    "other facts": ("about.json", lambda good: b"{}"),
+    "no labels": ("labels.npy", lambda good: good[:20]),
+}
+
+
+@pytest.mark.parametrize("damage", CACHE_DAMAGE)
+def test_a_damaged_cache(tmp_path, damage):
+    write_numbered(tmp_path / "images", ["a/a.png", "b/b.png", "b/c.png"])
+    load_dataset(str(tmp_path / "images"), tmp_path, 32)
+    (folder,) = (tmp_path / "cache").iterdir()
+    name, change = CACHE_DAMAGE[damage]
+    (folder / name).write_bytes(change((folder / name).read_bytes()))
+    refusal(lambda: load_dataset(str(tmp_path / "images"), tmp_path, 32), f"{folder}: is damaged (", "made anew")
 
 
 def test_limit_of_a_folder(tmp_path, decode_no_more):

@@ -87,6 +87,18 @@ def test_mnist_as_keras_keeps_it(tmp_path, place, save):
     check_digits(load_dataset("mnist", tmp_path))
 
 
+def test_a_line_about_training_and_test_files_that_were_exchanged(tmp_path, capsys):
+    write_idx(tmp_path / "mnist", {"train": DIGITS["test"], "test": DIGITS["train"]})
+    assert len(load_dataset("mnist", tmp_path).train) == 4
+    assert "4 training images and 6 test images; were they exchanged?" in capsys.readouterr().out
+    other = {"train": "test", "test": "train"}
+    (tmp_path / "keras").mkdir()
+    content = {f"{kind}_{split}": arrays()[f"{kind}_{other[split]}"] for kind in "xy" for split in other}
+    np.savez(tmp_path / "keras" / "mnist.npz", **content)
+    load_dataset("mnist", tmp_path / "keras")
+    assert "were they exchanged?" in capsys.readouterr().out
+
+
 def test_idx_files_go_before_keras_file(tmp_path):
     write_idx(tmp_path / "mnist", DIGITS)
     (tmp_path / "mnist.npz").write_bytes(b"junk")
@@ -129,6 +141,7 @@ NPZ_DAMAGE = {  # the file's bytes from those of a good one
     "no zip": lambda good: b"<html>404</html>",
     "cut": lambda good: good[: len(good) // 2],
     "cut at its end": lambda good: good[:-10],
+    "called encrypted": lambda good: re.sub(rb"(PK\x01\x02.{4})\x00", b"\\1\x01", good, flags=re.DOTALL),
     "a byte changed": lambda good: good[:3000] + bytes((good[3000] ^ 255,)) + good[3001:],
     "another array format": lambda good: archive({"x_train.npy": b"NUMPY"}),
     "a huge array": lambda good: archive(
@@ -207,6 +220,7 @@ def test_such_a_folder_with_two_sizes(tmp_path):
 # CIFAR-10, Python version -------------------------------------------------------------------------------------
 
 PICKLED = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+TITLES = [*(f"training batch {number} of 5" for number in range(1, 6)), "testing batch 1 of 1"]
 
 
 def short(text):
@@ -214,7 +228,7 @@ def short(text):
     return b"U" + bytes((len(text),)) + text
 
 
-def python2_batch(pixels, labels):
+def python2_batch(pixels, labels, title=TITLES[-1]):
     """The published files' own operations, written out: the offsets are those of the format."""
     count = struct.pack("<i", len(pixels))
     kind = b"cnumpy\ndtype\nq\x0b" + short(b"u1") + b"K\x00K\x01\x87q\x0cRq\x0d"
@@ -224,12 +238,12 @@ def python2_batch(pixels, labels):
     array += struct.pack("<i", pixels.size) + pixels.tobytes() + b"tb"
     numbers = b"]q\x04(" + b"".join(b"K" + bytes((label,)) for label in labels) + b"e"
     names = b"]q\x0e(" + b"".join(short(b"frog_s_%06d.png" % number) for number in range(len(labels))) + b"e"
-    items = (b"batch_label", short(b"training batch 1 of 5")), (b"labels", numbers), (b"data", array)
+    items = (b"batch_label", short(title.encode())), (b"labels", numbers), (b"data", array)
     items = (*items, (b"filenames", names))
     return b"\x80\x02}q\x01(" + b"".join(short(key) + value for key, value in items) + b"u."
 
 
-def python3_batch(pixels, labels):
+def python3_batch(pixels, labels, title=None):
     """As somebody's own script writes them today, by NumPy's own pickling."""
     return pickle.dumps({"data": pixels, "labels": list(map(int, labels))}, protocol=2)
 
@@ -239,8 +253,8 @@ BATCH = {name: random_images(seed, 4 if seed < 5 else 3, 3, 32, 32) for seed, na
 
 def write_batches(folder, writer=python2_batch, changed=()):
     folder.mkdir(parents=True)
-    for name, (planes, labels) in BATCH.items():
-        (folder / name).write_bytes(writer(planes.reshape(len(planes), -1), labels))
+    for (name, (planes, labels)), title in zip(BATCH.items(), TITLES, strict=True):
+        (folder / name).write_bytes(writer(planes.reshape(len(planes), -1), labels, title))
     for name, content in dict(changed).items():
         (folder / name).write_bytes(content)
 
@@ -279,6 +293,19 @@ HOSTILE = {  # what a batch is instead: (content, words of the message)
     ),
     "NumPy's own functions": (b"cnumpy\nload\n" + short(b"made") + b"\x85R.", "asks for numpy.load"),
     "a name inside a known module": (b"cnumpy\nndarray.__class__\n.", "asks for numpy.ndarray.__class__"),
+    "another batch": (python2_batch(*BATCH["test_batch"], TITLES[0]), "it calls itself training batch 1 of 5"),
+    "a text that is many bytes": (
+        b"\x80\x02(c_codecs\nencode\nq\x00X\xe8\x03\x00\x00"
+        + 1000 * b"a"
+        + b"q\x01X\x06\x00\x00\x00latin1q\x02"
+        + 9 * b"h\x00h\x01h\x02\x86R"
+        + b"l.",
+        "the same again and again",
+    ),
+    "lists in lists": (
+        pickle.dumps({"labels": [[[1, 2]]], "data": np.zeros((1, 3072), np.uint8)}, 2),
+        "no label for",
+    ),
     "a huge memo": (b"\x80\x02Nr\xff\xff\xff\x7f.", "remembers more objects than it has"),
     "an empty file": (b"", "is no batch"),
     "a web page": (b"<html>404</html>", "is no batch"),

@@ -101,8 +101,9 @@ def test_curves_are_drawn(tmp_path, epochs):
 def test_maps_are_drawn_by_class_and_by_attribute(tmp_path, z):
     random = np.random.default_rng(0)
     means = random.standard_normal((50, z))
-    pictures.save_latent(tmp_path / "class.png", means, random.integers(0, 10, 50), tuple("0123456789"), "title")
-    names = ("Smiling", "Eyeglasses", "Hat")
+    title = "cost_$5_to_$10, $_$"  # formulas to Matplotlib, if one does not take care, and the second is a wrong one
+    pictures.save_latent(tmp_path / "class.png", means, random.integers(0, 10, 50), tuple("0123456789"), title)
+    names = ("Smiling", "$Eyeglasses$", "$_$")
     pictures.save_latent(tmp_path / "attribute.png", means, random.integers(0, 2, (50, 3)), names, "title")
     assert_drawn(tmp_path / "class.png")
     assert_drawn(tmp_path / "attribute.png")

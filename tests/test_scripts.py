@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import utils
 import vae_conv
 import vae_fc
 from console import NonFiniteError, UserError, launch, parse_settings
-from run_folder import sole_writer
+from run_folder import make_folder, replace_with, run_numbers, sole_writer
 
 # isort: split
 import keras
@@ -249,6 +250,49 @@ def test_a_list_of_checkpoints_that_is_lost_does_not_cost_the_run(content, quick
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 
+def test_a_damaged_checkpoint_costs_an_epoch_and_not_the_run(quick, tmp_path, capsys):
+    train("fc", tmp_path, "--name", "whole", "--epochs", 3)
+    train("fc", tmp_path, "--name", "run")
+    newest = tmp_path / "run" / "checkpoint" / "ckpt-2.index"
+    newest.write_bytes(newest.read_bytes()[:-9])
+    train("fc", tmp_path, "--name", "run", "--resume", "--epochs", 3)
+    assert re.search(r"ckpt-2: cannot be read .*; going on from the one before", capsys.readouterr().out)
+    assert same_weights(tmp_path / "run", tmp_path / "whole") and read(tmp_path / "run") == read(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.csv"])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\0" * 9, b'"' * 300_000])
+def test_a_run_folder_full_of_garbage(name, content, quick, tmp_path):
+    train("fc", tmp_path, "--name", "run")
+    (tmp_path / "run" / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: .*; start a new run with --name"):
+        train("fc", tmp_path, "--name", "run", "--resume", "--epochs", 3)
+
+
+def test_a_run_stopped_while_it_is_saved_again_is_not_taken_for_finished(quick, tmp_path, monkeypatch):
+    train("fc", tmp_path, "--name", "run")
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+    def stop(path, write):
+        if path.name == "decoder.keras":
+            raise KeyboardInterrupt
+        replace_with(path, write)
+
+    monkeypatch.setattr(utils, "replace_with", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train("fc", tmp_path, "--name", "run", "--resume", "--epochs", 3)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_names_that_end_in_a_number_are_names(tmp_path):
+    (tmp_path / "lr-1").mkdir()
+    (tmp_path / "trial-3").mkdir()
+    assert run_numbers(tmp_path / "lr") == run_numbers(tmp_path / "trial") == []
+    assert make_folder(tmp_path / "trial", 1) == tmp_path / "trial"
+    assert make_folder(tmp_path / "trial", 2) == tmp_path / "trial-2"
+    assert sorted(run_numbers(tmp_path / "trial")) == [1, 2, 3]
+
+
 def test_a_file_in_tensorboards_place(quick, tmp_path):
     train("fc", tmp_path, "--name", "run")
     (tmp_path / "run" / "tensorboard").write_bytes(b"")
@@ -282,6 +326,8 @@ def test_fewer_images_than_a_batch(quick, tmp_path, capsys):
     metrics = train("fc", tmp_path, "--limit", 3)
     assert np.isfinite(metrics["test_loss"])
     assert "--batch-size 50: lowered to 3" in capsys.readouterr().out
+    config = json.loads((tmp_path / "fc_toy-digits_z2" / "config.json").read_text())
+    assert config["steps_per_call"] == 1, "a call would hold as many copies of the images"
 
 
 def test_losses_that_leave_the_numbers_stop_the_run(quick, tmp_path):
@@ -405,6 +451,27 @@ def test_a_file_in_place_of_a_folder_is_one_line_and_exit_2(flag, quick, tmp_pat
         utils.launch(lambda: vae_fc.main([flag, str(tmp_path / "file")]))
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1 and str(tmp_path / "file") in error
+
+
+LAUNCHED = {  # what a command does: (its exit code, what it says)
+    "raise MemoryError": (2, "error: not enough memory; use a smaller --batch-size"),
+    "raise OSError(28, 'No space left on device')": (2, "No space left on device; free some disk space"),
+    "print('a name \\udcff', file=sys.stderr)": (0, r"a name \udcff"),
+    "[console.note('x' * 9999) for _ in range(99)]": (2, "error: nobody reads the output any more; --resume goes on"),
+    "raise KeyError('a fault of ours')": (1, "Traceback"),
+}
+
+
+@pytest.mark.parametrize("does", LAUNCHED)
+def test_how_a_command_ends(does):
+    program = f"import sys, console\ndef main():\n    {does}\nconsole.launch(main)"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, **pipes)
+    process.stdout.close()
+    error = process.stderr.read()
+    code, words = LAUNCHED[does]
+    assert process.wait() == code and words in error
+    assert code == 1 or error.count("\n") == 1
 
 
 def test_import_has_no_effect(tmp_path):

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -182,8 +183,7 @@ def small_disk(tmp_path):
     place.mkdir()
 
     def mount(megabytes):
-        how = "remount" if os.path.ismount(place) else "rw"
-        command = ["mount", "-t", "tmpfs", "-o", f"{how},size={int(megabytes * 1024)}k", "tmpfs", str(place)]
+        command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(place)]
         if subprocess.run(command, capture_output=True).returncode:
             pytest.skip("may not mount a small disk here")
         return place
@@ -192,30 +192,50 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], capture_output=True)
 
 
+FULL_AT = """
+import contextlib, os, runpy, sys
+moment, count, disk = int(sys.argv[1]), 0, sys.argv[2]
+def fill():
+    with open(disk + "/filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(2**16))
+def count_writing(event, arguments):
+    global count
+    writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+    if writes or event in ("os.rename", "os.mkdir"):
+        count += 1
+        if count == moment:
+            fill()
+sys.argv = sys.argv[3:]
+sys.path[0] = os.path.dirname(sys.argv[0])
+sys.addaudithook(count_writing)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @short_and_long(1, 20)
 def test_a_disk_that_fills_up_ends_the_run_with_one_line(times, small_disk, image_folder, tmp_path, capsys):
-    """Disks between empty-handed and just too small; with more room, --resume completes the run."""
+    """At some file operation between the first image decoded and the last file of the run."""
     random, counts = np.random.default_rng(0), Counter()
-    whole = tmp_path / "whole" / "run"
-    assert run_script("vae_fc.py", *flags_of(image_folder, whole.parent, "run")).returncode == 0
-    needed = sum(path.stat().st_size for path in whole.rglob("*") if path.is_file()) / 2**20
-    while counts.total() < times:
-        out = small_disk(random.uniform(0.02, 1) * needed) / "out"
-        flags = flags_of(image_folder, out, "run")
-        flags[flags.index("--data-dir") + 1] = str(tmp_path / "data")
-        result = run_script("vae_fc.py", *flags)
-        assert "Traceback" not in result.stderr
+    disk = small_disk(200)
+    for number, script in zip(range(times), itertools.cycle(["vae_conv.py", "vae_fc.py"]), strict=False):
+        whole = tmp_path / "whole" / Path(script).stem
+        if not whole.exists():
+            assert run_script(script, *flags_of(image_folder, whole.parent, whole.name, epochs=3)).returncode == 0
+        flags = flags_of(image_folder, disk / "out", f"run{number}", epochs=3)
+        command = ["-c", FULL_AT, str(random.integers(1, 50)), str(disk), str(ROOT / script), *flags]
+        result = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+        counts[f"{script} {'stopped' if result.returncode else 'was done before'}"] += 1
         if result.returncode:
             assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
-            assert str(out) in result.stderr and "free some disk space" in result.stderr, result.stderr
-        counts["stopped" if result.returncode else "enough"] += 1
-        small_disk(4 * needed)
-        result = run_script("vae_fc.py", *flags, "--resume")
+            assert str(disk) in result.stderr and "free some disk space" in result.stderr, result.stderr
+        (disk / "filler").unlink(missing_ok=True)
+        result = run_script(script, *flags, "--resume")
         assert result.returncode == 0, result.stderr
-        assert_same_run(out / "run", whole)
-        shutil.rmtree(out)
+        assert_same_run(disk / "out" / f"run{number}", whole)
+        shutil.rmtree(disk / "data")
     with capsys.disabled():
-        print(f"\n{counts.total()} disks too small, {dict(counts)}; each run completed with --resume")
+        print(f"\n{times} disks that filled up: {dict(counts)}; each run completed with --resume")
 
 
 def images_of(kind, shape):

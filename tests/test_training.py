@@ -167,6 +167,12 @@ def test_pictures_show_people_with_glasses():
     assert {3, 77, 150} <= set(utils.picture_rows(data, 40))
 
 
+def test_a_class_may_be_called_eyeglasses():
+    images, labels = np.zeros((9, 4, 4, 3), np.uint8), np.arange(9) % 2
+    data = utils.Dataset("things", images, images, labels, labels, ("Eyeglasses", "Hats"))
+    np.testing.assert_array_equal(utils.picture_rows(data, 40), range(9))
+
+
 @pytest.mark.parametrize("xla", [False, True])
 def test_clipping_is_by_the_global_norm(xla):
     random = np.random.default_rng(0)
