@@ -20,6 +20,7 @@ from console import UserError
 from data import datasets
 
 # isort: split
+import keras
 import tensorflow as tf
 
 KEYS = {
@@ -220,6 +221,12 @@ DAMAGES = {  # what is done to a run folder: what the message must name
     "a file": (lambda run: (shutil.rmtree(run), write(run, "")), "no such folder"),
     "no encoder": (lambda run: (run / "encoder.keras").unlink(), "encoder.keras: cannot be read"),
     "damaged decoder": (lambda run: write(run / "decoder.keras", "no zip"), "decoder.keras: cannot be read"),
+    "a program": (
+        lambda run: keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Lambda(lambda x: x)]).save(
+            run / "encoder.keras"
+        ),
+        "encoder.keras: cannot be read",
+    ),
     "swapped": (
         lambda run: shutil.copy(run / "decoder.keras", run / "encoder.keras"),
         "encoder.keras: has shapes",
