@@ -37,10 +37,15 @@ def small_sets(monkeypatch, data_dir):
 
 def run_script(script, *flags, **options):
     """Run a script as a user does, in a process of its own."""
-    command = [sys.executable, str(ROOT / script), *map(str, flags)]
+    return run_python(ROOT / script, *flags, **options)
+
+
+def run_python(*arguments, **options):
+    """Run Python in a process of its own."""
+    command = [sys.executable, *map(str, arguments)]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=170, **options)
-    if metadata.version("tensorflow") < "2.20":  # says when XLA begins, and heeds nothing that would keep it from that
-        finished.stderr = re.sub(r"(?m)^(WARNING: All log messages before absl|I0000 ).*\n", "", finished.stderr)
+    if metadata.version("tensorflow") < "2.20":  # logs when XLA begins, and heeds nothing that would keep it from that
+        finished.stderr = re.sub(r"(?m)^(WARNING: All log messages before absl|[IE]0000 ).*\n", "", finished.stderr)
     return finished
 
 

@@ -25,7 +25,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, run_script
+from conftest import ROOT, run_python, run_script
 from test_datasets import MNIST_FILES, idx, random_images
 from test_download import Handler, serving
 
@@ -223,8 +223,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_line(times, small_disk, imag
         if not whole.exists():
             assert run_script(script, *flags_of(image_folder, whole.parent, whole.name, epochs=3)).returncode == 0
         flags = flags_of(image_folder, disk / "out", f"run{number}", epochs=3)
-        command = ["-c", FULL_AT, str(random.integers(1, 50)), str(disk), str(ROOT / script), *flags]
-        result = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+        result = run_python("-c", FULL_AT, random.integers(1, 50), disk, ROOT / script, *flags)
         counts[f"{script} {'stopped' if result.returncode else 'was done before'}"] += 1
         if result.returncode:
             assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
