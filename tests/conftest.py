@@ -44,7 +44,7 @@ def run_python(*arguments, **options):
     """Run Python in a process of its own."""
     command = [sys.executable, *map(str, arguments)]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=170, **options)
-    if metadata.version("tensorflow") < "2.20":  # logs when XLA begins, and heeds nothing that would keep it from that
+    if metadata.version("tensorflow") < "2.21":  # logs when XLA begins, and heeds nothing that would keep it from that
         finished.stderr = re.sub(r"(?m)^(WARNING: All log messages before absl|[IE]0000 ).*\n", "", finished.stderr)
     return finished
 
