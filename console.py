@@ -230,7 +230,8 @@ def complaint(error):
 def launch(main):
     """Run `main()` as a command: exit 0, or one clear line and the exit code of the contract, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # paths may hold what a terminal cannot show
+        if hasattr(stream, "reconfigure"):  # a notebook's has not
+            stream.reconfigure(errors="backslashreplace")  # paths may hold what a terminal cannot show
     try:
         main()
     except KeyboardInterrupt as interrupt:
@@ -238,5 +239,6 @@ def launch(main):
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         line, code = complaint(error)
-        print(f"{sys.argv[0]}: error: {line}", file=sys.stderr)
+        with contextlib.suppress(BrokenPipeError):
+            print(f"{sys.argv[0]}: error: {line}", file=sys.stderr, flush=True)
         sys.exit(code)

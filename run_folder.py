@@ -45,10 +45,19 @@ def numbered(base, number):
 
 
 def run_numbers(base):
-    """Numbers of the folders of that name that exist: none without the first, or lr-3 would be taken for one of lr."""
-    names = [path.name for path in base.parent.iterdir()] if base.exists() else []
+    """Numbers of the folders of that name that exist."""
+    names = [path.name for path in base.parent.iterdir()] if base.parent.is_dir() else []
     found = [re.fullmatch(rf"{re.escape(base.name)}(?:-([2-9]|[1-9]\d+))?", name) for name in names]
-    return [int(match[1] or 1) for match in found if match]
+    numbers = [int(match[1] or 1) for match in found if match]
+    return [number for number in numbers if number == 1 or not was_named(numbered(base, number))]
+
+
+def was_named(folder):
+    """Whether --name asked for this very name, number and all: then it is no further run of a shorter name."""
+    try:
+        return json.loads((folder / "config.json").read_text())["name"] == folder.name
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
 
 
 def make_folder(base, number):

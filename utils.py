@@ -443,11 +443,11 @@ def train(encoder, decoder, data, settings):
     if settings.batch_size > len(data.train):
         note(f"--batch-size {settings.batch_size}: lowered to {len(data.train)}, the number of training images")
         settings.batch_size = len(data.train)
-    # a call holds as many batches, taken or not
-    settings.steps_per_call = min(settings.steps_per_call, len(data.train) // settings.batch_size)
     folder = open_run(settings, data) if is_chief() else None
     with sole_writer(folder):
         run = start_run(encoder, decoder, data, settings, folder)
+        # a call holds as many batches, taken or not; after config.json, which has what was asked for
+        settings.steps_per_call = min(settings.steps_per_call, len(data.train) // settings.batch_size)
         train_call = build_train_call(run.vae, run.average, run.optimizer, settings)
         evaluate_call = build_evaluate_call(run.average, settings)
         means, errors = train_epochs(run, train_call, evaluate_call)
@@ -472,7 +472,9 @@ def train_epochs(run, train_call, evaluate_call):
             _, _, errors, means, _ = evaluate_images(evaluate_call, run.data.test, settings)
     except KeyboardInterrupt:
         kept = f"{run.folder}/checkpoint" if run.folder else "the first worker's checkpoint"
-        epoch = epoch_of(run.checkpoints.latest_checkpoint) if run.folder else len(run.rows)
+        epoch = len(run.rows)
+        if run.folder:
+            epoch = min(epoch, epoch_of(run.checkpoints.latest_checkpoint))
         message = f"interrupted: epoch {epoch} is kept in {kept}; --resume goes on from there"
         raise KeyboardInterrupt(message) from None
     return means, errors

@@ -44,9 +44,10 @@ def open_cache(data_dir, name, signature, build):
 
 def save_array(path, array):
     """numpy.save, but for what is said when the disk is full: NumPy's own error then has no reason in it."""
+    array = np.ascontiguousarray(array)
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-        file.write(np.ascontiguousarray(array))
+        file.write(array)
 
 
 def remove_outdated(folder, name):

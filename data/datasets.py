@@ -25,7 +25,7 @@ from data.pickled import read_batch
 DIGITS = tuple("0123456789")
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORD = 1 + 32 * 32 * 3  # bytes of an image in CIFAR-10's binary files: its label, then red, green and blue planes
-MOST_IMAGES, MOST_BYTES = 10_000_000, 1_000_000_000  # a header that promises more is damaged
+MOST_IMAGES, MOST_BYTES = 10_000_000, 8_000_000_000  # a header that promises more is damaged
 TOY_SETS = {  # name: (how to draw, training images, test images, names of the labels)
     "toy-digits": (toy.draw_digits, 10_000, 2_000, DIGITS),
     "toy-faces": (toy.draw_faces, 5_000, 1_000, toy.FACE_ATTRIBUTES),
@@ -95,7 +95,10 @@ def load_toy(name, data_dir):
 
     signature = {"program": Path(toy.__file__).read_text(encoding="utf-8"), "images": train + test}
     folder = open_cache(data_dir, name, signature, build)
-    images, labels = np.load(folder / "images.npy"), np.load(folder / "labels.npy")
+    try:
+        images, labels = np.load(folder / "images.npy"), np.load(folder / "labels.npy")
+    except Exception as error:  # whatever damage makes NumPy raise
+        raise UserError(f"{folder}: is damaged ({reason(error)}); delete it, and it is made anew") from None
     return Dataset(name, images[:train], images[train:], labels[:train], labels[train:], tuple(label_names))
 
 

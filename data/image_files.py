@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import lzma
 import os
 import re
 import struct
@@ -19,15 +18,20 @@ from console import UserError, note, progress, reason
 from data.cache import open_cache, save_array
 from data.download import download
 
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python that was built without
+    LZMAError = zlib.error
+
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"}
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000")  # no EPS: Ghostscript would run it
 ALIGNED = (178, 218)  # width and height of CelebA's aligned images
 FACE = (15, 35, 163, 183)  # their central 148 x 148 pixels: left, top, right, bottom (Larsen et al. 2016)
 BLOCK = 32  # images that a thread decodes before it asks for more
-AHEAD = 16  # blocks that are decoded before the first of them is written
+AHEAD = 4 * (os.cpu_count() or 1)  # blocks that are decoded before the first of them is written
 UNREADABLE = (  # what Pillow and zipfile raise at damaged files
     *(OSError, ValueError, TypeError, SyntaxError, EOFError, LookupError, ArithmeticError, RuntimeError),
-    *(struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile, Image.DecompressionBombError),
+    *(struct.error, zlib.error, LZMAError, zipfile.BadZipFile, Image.DecompressionBombError),
 )
 OUR_SPLIT = "test images are instead the tenth whose name has a CRC-32 divisible by 10"
 CSV_NAME = "image_id"  # Kaggle's title of the column of names
@@ -57,7 +61,7 @@ def open_images(data_dir, name, signature, splits, decode, labels=None):
     folder = open_cache(data_dir, name, [CACHE_FORMAT, signature], build)
     try:
         about, images, rows = read_images(folder)
-    except (OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever damage makes json and NumPy raise
         raise UserError(f"{folder}: is damaged ({reason(error)}); delete it, and it is made anew") from None
     count = len(splits[0])
     parts = (None, None) if rows is None else (rows[:count], rows[count:])
@@ -68,7 +72,7 @@ def read_images(folder):
     """What a cache holds: about.json, images (N, H, W, 3), labels or None. ValueError if its pixels have changed."""
     about = json.loads((folder / "about.json").read_text())
     images = np.load(folder / "images.npy", mmap_mode="r")
-    if hashlib.sha256(images).hexdigest() != about["sha256"]:
+    if images.dtype != np.uint8 or hashlib.sha256(images).hexdigest() != about["sha256"] or "label_names" not in about:
         raise ValueError("other pixels than were written")
     return about, images, np.load(folder / "labels.npy") if (folder / "labels.npy").exists() else None
 
@@ -93,13 +97,16 @@ def write_images(path, files, decode, label):
 def decoded_blocks(files, decode):
     """Decoded images (BLOCK, H, W, 3) in their order; threads go on with the next while a block is written."""
     ahead = deque()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
         for start in range(0, len(files), BLOCK):
             ahead.append(pool.submit(lambda block: np.stack(list(map(decode, block))), files[start : start + BLOCK]))
             if len(ahead) == AHEAD:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after a fault, nobody waits for the rest
 
 
 def read_image(find, name, convert):

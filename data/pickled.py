@@ -69,7 +69,8 @@ def read_batch(content, path, way_out):
         if title in TITLES.values() and title != TITLES.get(path.name):
             raise ValueError(f"it calls itself {title}")
         pixels, labels = as_pixels(batch["data"]), batch["labels"]
-        if len(labels) != len(pixels) or not all(type(label) is int and 0 <= label < 256 for label in labels):
+        good = type(labels) is list and all(type(label) is int and 0 <= label < 256 for label in labels)
+        if not good or len(labels) != len(pixels):
             raise ValueError(f"no label for each of {len(pixels)} images")
     except Exception as error:  # whatever a damaged or hostile program makes the unpickler raise
         raise UserError(f"{path}: is no batch of CIFAR-10 ({reason(error)}); {way_out}") from None

@@ -364,6 +364,21 @@ def test_a_progressive_face_is_as_good_as_any(celeba):
     np.testing.assert_allclose(load_celeba(celeba).train.astype(int), before, atol=2)
 
 
+def test_after_a_fault_nobody_decodes_the_rest(monkeypatch):
+    monkeypatch.setattr(image_files, "BLOCK", 2)
+    decoded = []
+
+    def decode(name):
+        decoded.append(name)
+        if name == 1:
+            raise UserError("damaged")
+        time.sleep(0.02)
+
+    with pytest.raises(UserError, match="damaged"):
+        list(image_files.decoded_blocks(range(1000), decode))
+    assert len(decoded) < 12 * (os.cpu_count() or 1)
+
+
 def test_a_damaged_face_that_is_not_needed(celeba):
     (celeba / "img_align_celeba" / NAMES[UNUSED[0]]).write_bytes(b"")
     assert len(load_celeba(celeba).train) == len(TRAIN)
@@ -964,6 +979,10 @@ CACHE_DAMAGE = {  # the damaged file, and its bytes from those of the good one
     "no facts": ("about.json", lambda good: b""),
     "other facts": ("about.json", lambda good: b"{}"),
     "no labels": ("labels.npy", lambda good: good[:20]),
+    "another header": ("images.npy", lambda good: good.replace(b"'descr'", b"'descr\"")),
+    "signed pixels": ("images.npy", lambda good: good.replace(b"|u1", b"|i1")),
+    "a list of facts": ("about.json", lambda good: b"[]"),
+    "deep facts": ("about.json", lambda good: b"[" * 100_000),
 }
 
 

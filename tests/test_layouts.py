@@ -302,6 +302,10 @@ HOSTILE = {  # what a batch is instead: (content, words of the message)
         + b"l.",
         "the same again and again",
     ),
+    "labels that are bytes": (
+        pickle.dumps({"labels": b"1", "data": np.zeros((1, 3072), np.uint8)}, 2),
+        "no label for",
+    ),
     "lists in lists": (
         pickle.dumps({"labels": [[[1, 2]]], "data": np.zeros((1, 3072), np.uint8)}, 2),
         "no label for",

@@ -285,12 +285,13 @@ def test_a_run_stopped_while_it_is_saved_again_is_not_taken_for_finished(quick, 
 
 
 def test_names_that_end_in_a_number_are_names(tmp_path):
-    (tmp_path / "lr-1").mkdir()
-    (tmp_path / "trial-3").mkdir()
-    assert run_numbers(tmp_path / "lr") == run_numbers(tmp_path / "trial") == []
-    assert make_folder(tmp_path / "trial", 1) == tmp_path / "trial"
-    assert make_folder(tmp_path / "trial", 2) == tmp_path / "trial-2"
-    assert sorted(run_numbers(tmp_path / "trial")) == [1, 2, 3]
+    for name, asked in (("lr-1", "lr-1"), ("trial-2", "trial"), ("trial-3", "trial-3"), ("trial-4", None)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"name": asked}))
+    (tmp_path / "trial-5").mkdir()
+    assert run_numbers(tmp_path / "lr") == []
+    assert sorted(run_numbers(tmp_path / "trial")) == [2, 4, 5]
+    assert make_folder(tmp_path / "trial", 3) == tmp_path / "trial-6", "none is taken that is there"
 
 
 def test_a_file_in_tensorboards_place(quick, tmp_path):
@@ -322,12 +323,19 @@ def test_editing_a_constant_is_as_good_as_a_flag(quick, tmp_path, monkeypatch):
     assert config["z"] == 7 and config["hidden"] == [30] and config["learning_rate"] == 2e-3
 
 
-def test_fewer_images_than_a_batch(quick, tmp_path, capsys):
+def test_fewer_images_than_a_batch(quick, tmp_path, capsys, monkeypatch):
+    shapes, calls = [], utils.training_calls
+
+    def watched(*arguments):
+        for batches, count in calls(*arguments):
+            shapes.append(batches.shape)
+            yield batches, count
+
+    monkeypatch.setattr(utils, "training_calls", watched)
     metrics = train("fc", tmp_path, "--limit", 3)
     assert np.isfinite(metrics["test_loss"])
     assert "--batch-size 50: lowered to 3" in capsys.readouterr().out
-    config = json.loads((tmp_path / "fc_toy-digits_z2" / "config.json").read_text())
-    assert config["steps_per_call"] == 1, "a call would hold as many copies of the images"
+    assert set(shapes) == {(1, 3, 28, 28, 1)}, "a call holds no copies of the images that it does not need"
 
 
 def test_losses_that_leave_the_numbers_stop_the_run(quick, tmp_path):
@@ -456,7 +464,7 @@ def test_a_file_in_place_of_a_folder_is_one_line_and_exit_2(flag, quick, tmp_pat
 LAUNCHED = {  # what a command does: (its exit code, what it says)
     "raise MemoryError": (2, "error: not enough memory; use a smaller --batch-size"),
     "raise OSError(28, 'No space left on device')": (2, "No space left on device; free some disk space"),
-    "print('a name \\udcff', file=sys.stderr)": (0, r"a name \udcff"),
+    "print('a name \\udcff'), print('said', file=sys.stderr)": (2, "nobody reads"),
     "[console.note('x' * 9999) for _ in range(99)]": (2, "error: nobody reads the output any more; --resume goes on"),
     "raise KeyError('a fault of ours')": (1, "Traceback"),
 }
