@@ -463,14 +463,14 @@ def draw_attributes(run, means, train_means, train_rows, count=10):
 
     means: of the test images' codes (N, z); train_means: of those of the training images train_rows, (M, z).
     """
-    names = [name for name in SHOWN_ATTRIBUTES if name in run.data.label_names]
-    if not names or run.data.train_labels is None or run.data.train_labels.ndim == 1:
+    names = [name for name in SHOWN_ATTRIBUTES if name in run.data.attributes]
+    if not names:
         return
     labels = run.data.train_labels[train_rows]
     chosen = utils.picture_rows(run.data, count)
     columns, heads = [originals(run, chosen), decode(run, means[chosen])], ["original", "decoded"]
     for name in names:
-        present = labels[:, run.data.label_names.index(name)].astype(bool)
+        present = labels[:, run.data.attributes.index(name)].astype(bool)
         if present.all() or not present.any():
             continue
         direction = ATTRIBUTE_STEP * (train_means[present].mean(axis=0) - train_means[~present].mean(axis=0))

@@ -720,7 +720,7 @@ def picture_rows(data, count):
     Rare attributes are what a VAE drops first, so the picture has to show them.
     """
     spread = np.linspace(0, len(data.test) - 1, min(count, len(data.test))).astype(int)
-    if "Eyeglasses" not in data.label_names or data.test_labels.ndim == 1:
+    if "Eyeglasses" not in data.attributes:
         return spread
-    wearers = np.flatnonzero(data.test_labels[:, data.label_names.index("Eyeglasses")])
+    wearers = np.flatnonzero(data.test_labels[:, data.attributes.index("Eyeglasses")])
     return np.concatenate([spread[::2], wearers[: count - len(spread[::2])]])

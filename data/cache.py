@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from console import name_file
+from console import UserError, name_file, reason
 
 ABANDONED_SECONDS = 3600  # a half-made folder that nobody has written to for so long was left by a killed program
 
@@ -40,6 +40,14 @@ def open_cache(data_dir, name, signature, build):
             shutil.rmtree(partial, ignore_errors=True)
         remove_outdated(folder, name)
     return folder
+
+
+def read_cached(folder, read):
+    """`read(folder)` of what open_cache has built; UserError if it was damaged since."""
+    try:
+        return read(folder)
+    except Exception as error:  # whatever damage makes json and NumPy raise
+        raise UserError(f"{folder}: is damaged ({reason(error)}); delete it, and it is made anew") from None
 
 
 def save_array(path, array):

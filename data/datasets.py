@@ -16,10 +16,10 @@ import numpy as np
 
 from console import UserError, note, reason
 from data import toy
-from data.cache import open_cache, save_array
+from data.cache import open_cache, read_cached, save_array
 from data.download import PUBLISHED, download
 from data.image_files import UNREADABLE, load_celeba, load_folder, plain_name
-from data.layouts import SPLITS, find_idx, first_of, idx_folder, idx_name
+from data.layouts import SPLITS, by_file_name, find_idx, first_of, idx_folder, idx_name
 from data.pickled import read_batch
 
 DIGITS = tuple("0123456789")
@@ -48,6 +48,11 @@ class Dataset:
     def image_shape(self):
         """(H, W, C)."""
         return tuple(self.train.shape[1:])
+
+    @property
+    def attributes(self):
+        """Names of the attributes; none where the labels are classes, whatever these are called."""
+        return self.label_names if self.train_labels is not None and self.train_labels.ndim == 2 else ()
 
 
 def load_dataset(name, data_dir, image_size=None, limit=None):
@@ -95,10 +100,7 @@ def load_toy(name, data_dir):
 
     signature = {"program": Path(toy.__file__).read_text(encoding="utf-8"), "images": train + test}
     folder = open_cache(data_dir, name, signature, build)
-    try:
-        images, labels = np.load(folder / "images.npy"), np.load(folder / "labels.npy")
-    except Exception as error:  # whatever damage makes NumPy raise
-        raise UserError(f"{folder}: is damaged ({reason(error)}); delete it, and it is made anew") from None
+    images, labels = read_cached(folder, lambda kept: [np.load(kept / f"{part}.npy") for part in ("images", "labels")])
     return Dataset(name, images[:train], images[train:], labels[:train], labels[train:], tuple(label_names))
 
 
@@ -288,8 +290,8 @@ CIFAR_HELP = "delete it, and the next run downloads the archive"
 def read_file(path):
     """Content of a file of CIFAR-10's."""
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device has no end
-            raise ValueError("Is a directory" if path.is_dir() else "no file")
+        if path.is_fifo() or path.is_char_device():
+            raise ValueError("a pipe or a device, which has no end")
         if path.stat().st_size > MOST_IMAGES // 100 * RECORD:
             raise ValueError(f"{path.stat().st_size:,} bytes are too many")
         return path.read_bytes()
@@ -301,10 +303,8 @@ def read_members(archive, names):
     """Name and content of files in the archive, wherever in it they lie; nothing is unpacked onto the disk."""
     try:
         with tarfile.open(archive, "r:gz") as tar:
-            found = {}
-            for member in (member for member in tar if is_batch(member, names)):
-                if found.setdefault(Path(member.name).name, content := tar.extractfile(member).read()) is not content:
-                    raise ValueError(f"two files {Path(member.name).name} in it")
+            members = (member for member in tar if is_batch(member, names))
+            found = by_file_name((member.name, tar.extractfile(member).read()) for member in members)
             while tar.fileobj.read(1_000_000):  # to the end, where gzip has its checksum
                 pass
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:

@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from console import UserError, note, progress, reason
-from data.cache import open_cache, save_array
+from data.cache import open_cache, read_cached, save_array
 from data.download import download
+from data.layouts import by_file_name
 
 try:
     from lzma import LZMAError
@@ -59,22 +60,20 @@ def open_images(data_dir, name, signature, splits, decode, labels=None):
         (folder / "about.json").write_text(json.dumps(about))
 
     folder = open_cache(data_dir, name, [CACHE_FORMAT, signature], build)
-    try:
-        about, images, rows = read_images(folder)
-    except Exception as error:  # whatever damage makes json and NumPy raise
-        raise UserError(f"{folder}: is damaged ({reason(error)}); delete it, and it is made anew") from None
+    images, rows, label_names, sha256 = read_cached(folder, read_images)
     count = len(splits[0])
     parts = (None, None) if rows is None else (rows[:count], rows[count:])
-    return images[:count], images[count:], *parts, tuple(about["label_names"]), about["sha256"]
+    return images[:count], images[count:], *parts, label_names, sha256
 
 
 def read_images(folder):
-    """What a cache holds: about.json, images (N, H, W, 3), labels or None. ValueError if its pixels have changed."""
+    """Images (N, H, W, 3), labels or None, their names and the images' SHA-256; ValueError if pixels have changed."""
     about = json.loads((folder / "about.json").read_text())
     images = np.load(folder / "images.npy", mmap_mode="r")
-    if images.dtype != np.uint8 or hashlib.sha256(images).hexdigest() != about["sha256"] or "label_names" not in about:
+    if images.dtype != np.uint8 or hashlib.sha256(images).hexdigest() != about["sha256"]:
         raise ValueError("other pixels than were written")
-    return about, images, np.load(folder / "labels.npy") if (folder / "labels.npy").exists() else None
+    rows = np.load(folder / "labels.npy") if (folder / "labels.npy").exists() else None
+    return images, rows, tuple(about["label_names"]), about["sha256"]
 
 
 def write_images(path, files, decode, label):
@@ -289,10 +288,7 @@ def list_archive(path):
     """Names of the .jpg files in a zip archive, their sizes and checksums, and how to open one."""
     try:
         archive = zipfile.ZipFile(path)
-        entries = {}
-        for entry in filter(is_face, archive.infolist()):
-            if entries.setdefault(Path(entry.filename).name, entry) is not entry:
-                raise ValueError(f"two files {Path(entry.filename).name} in it")
+        entries = by_file_name((entry.filename, entry) for entry in archive.infolist() if is_face(entry))
     except UNREADABLE as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); delete it, and the next run downloads it") from None
     names = check_any(sorted(entries), path)

@@ -1,5 +1,7 @@
 """Where data sets lie on people's disks: as published or unpacked, and as Keras, torchvision and Kaggle leave them."""
 
+from pathlib import Path
+
 SPLITS = {"train": "train", "test": "t10k"}  # ours: as MNIST's file names say it
 RANKS = {"images": 3, "labels": 1}
 
@@ -25,3 +27,14 @@ def idx_folder(folder):
 def first_of(paths):
     """The first path that exists; None if none does."""
     return next((path for path in paths if path.exists()), None)
+
+
+def by_file_name(members):
+    """{file name: content} of an archive's (path, content) pairs; ValueError where two files have one name."""
+    found = {}
+    for path, content in members:
+        name = Path(path).name
+        if name in found:
+            raise ValueError(f"two files {name} in it")
+        found[name] = content
+    return found
