@@ -167,7 +167,7 @@ def test_a_run_in_bfloat16_resumes_exactly_and_saves_float32(quick, tmp_path):
 
 
 def test_beta_and_kl_warmup_weigh_training_only(quick, tmp_path):
-    """Where nothing holds the KL down, with beta = 0 or at the start of a warm-up, the reported loss still counts it."""
+    """With beta = 0, or where a warm-up begins, nothing holds the KL down; the reported loss still counts it."""
     free = train("fc", tmp_path, "--beta", 0, "--epochs", 4)
     rising = train("fc", tmp_path, "--kl-warmup-epochs", 1e6, "--epochs", 4)
     kept = train("fc", tmp_path, "--beta", 1, "--kl-warmup-epochs", 0, "--epochs", 4)
