@@ -1,5 +1,6 @@
 """What the tests share: small sets of toy images in a data folder of their own, and runs of the scripts on them."""
 
+import contextlib
 import re
 import signal
 import subprocess
@@ -13,6 +14,9 @@ import pytest
 import vae_conv
 import vae_fc
 from data import datasets
+
+# isort: split
+import tensorflow as tf
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"toy-digits": (300, 60), "toy-faces": (150, 40)}
@@ -33,6 +37,16 @@ def small_sets(monkeypatch, data_dir):
     monkeypatch.setattr(vae_fc, "HIDDEN", (64, 64, 64))
     monkeypatch.setattr(vae_conv, "HIDDEN", 64)
     monkeypatch.setattr(vae_conv, "FILTERS", (8, 16, 32))
+
+
+@contextlib.contextmanager
+def step_by_step():
+    """TensorFlow without graphs: to trace and compile a run takes seconds, which most tests are not about."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def run_script(script, *flags, **options):

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script
+from conftest import ROOT, run_script, step_by_step
 from PIL import Image
 
 import classifier
@@ -35,14 +35,15 @@ PICTURES = {*"traversals.png interpolation.png pairs.png neighbours.png mixture.
 def quick(monkeypatch, small_sets):
     """Small runs without their own pictures, and a classifier that takes a second."""
     monkeypatch.setattr(utils, "draw_pictures", lambda run, means: None)
-    monkeypatch.setattr(vae_fc, "XLA", False)
+    monkeypatch.setattr(vae_fc, "XLA", False)  # what evaluate.py goes by
     monkeypatch.setattr(classifier, "EPOCHS", 1)
     monkeypatch.setattr(classifier, "FILTERS", (4, 4, 4))
     monkeypatch.setattr(evaluate, "SAMPLES", 100)
 
 
 def train(script, out, *flags):
-    script.main([*"--epochs 1 --batch-size 50".split(), "--out", str(out), *map(str, flags)])
+    with step_by_step():
+        script.main([*"--epochs 1 --batch-size 50".split(), "--out", str(out), *map(str, flags)])
 
 
 def evaluated(folder):
