@@ -216,10 +216,11 @@ def complaint(error):
     if isinstance(error, UserError):
         return str(error), EXIT_BAD_INPUT
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
-        return "not enough memory; use a smaller --batch-size, --z, --image-size or --limit", EXIT_BAD_INPUT
+        needs = "a run with a smaller --batch-size, --z, --image-size or --limit needs less"
+        return f"not enough memory; {needs}", EXIT_BAD_INPUT
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain once more at its end
-        return "nobody reads the output any more; --resume goes on with the run", EXIT_BAD_INPUT
+        return "nobody reads the output any more; run it again, a training with --resume", EXIT_BAD_INPUT
     if isinstance(error, OSError):
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "free some disk space" if full else "check the path and its permissions"

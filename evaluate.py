@@ -107,7 +107,7 @@ def read_json(path, settings):
     except FileNotFoundError:
         way_out = "name the folder of a finished run, or finish this one with --resume"
         raise UserError(f"{path.parent}: no {path.name} in it; {way_out}") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); train the run anew") from None
     for name, accepted in settings.items():
         if not isinstance(content, dict) or name not in content:

@@ -11,19 +11,24 @@ from pathlib import Path
 
 import numpy as np
 
-from console import UserError, name_file, reason
+from console import name_file, note
 
+LAYOUT = 2  # to be raised when caches shall be made anew, whatever they hold
+CHECKSUMS = "checksums.json"
 ABANDONED_SECONDS = 3600  # a half-made folder that nobody has written to for so long was left by a killed program
 
 
 def open_cache(data_dir, name, signature, build):
-    """The folder that `build(folder)` fills, data_dir/cache/name-<hash>, built if it does not exist.
+    """The folder that `build(folder)` fills, data_dir/cache/name-<hash>, built if it does not exist or was damaged.
 
     signature: whatever JSON can hold that changes when the content would. Builds that a change has outdated are
     removed; one that another process finishes first is used.
     """
-    digest = hashlib.sha256(json.dumps(signature, sort_keys=True).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([LAYOUT, signature], sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(data_dir) / "cache" / f"{name}-{digest}"
+    if folder.is_dir() and not is_whole(folder):
+        note(f"{folder}: was damaged, so it is made anew")
+        set_aside(folder)
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(folder.parent)
@@ -31,6 +36,8 @@ def open_cache(data_dir, name, signature, build):
         partial.mkdir()  # not tempfile.mkdtemp, which would lock out the other users of a shared data folder
         try:
             build(partial)
+            checksums = {path.name: checksum(path) for path in partial.iterdir()}
+            (partial / CHECKSUMS).write_text(json.dumps(checksums, indent=2))
             partial.rename(folder)
         except OSError as error:
             name_file(error, folder)
@@ -42,12 +49,30 @@ def open_cache(data_dir, name, signature, build):
     return folder
 
 
-def read_cached(folder, read):
-    """`read(folder)` of what open_cache has built; UserError if it was damaged since."""
+def is_whole(folder):
+    """Whether the files that `open_cache` has built are still what they were."""
     try:
-        return read(folder)
-    except Exception as error:  # whatever damage makes json and NumPy raise
-        raise UserError(f"{folder}: is damaged ({reason(error)}); delete it, and it is made anew") from None
+        checksums = json.loads((folder / CHECKSUMS).read_text())
+        return all(checksum(folder / name) == known for name, known in checksums.items())
+    except (OSError, ValueError, AttributeError, RecursionError):  # the list itself is damaged, or a file is gone
+        return False
+
+
+def checksum(path):
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def set_aside(folder):
+    """Remove a folder, at once for other processes, who may be about to do the same."""
+    aside = folder.with_name(f"partial-{secrets.token_hex(8)}")
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def save_array(path, array):

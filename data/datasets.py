@@ -16,16 +16,17 @@ import numpy as np
 
 from console import UserError, note, reason
 from data import toy
-from data.cache import open_cache, read_cached, save_array
+from data.cache import open_cache, save_array
 from data.download import PUBLISHED, download
 from data.image_files import UNREADABLE, load_celeba, load_folder, plain_name
-from data.layouts import SPLITS, by_file_name, find_idx, first_of, idx_folder, idx_name
+from data.layouts import SPLITS, by_file_name, check_end, find_idx, first_of, idx_folder, idx_name
 from data.pickled import read_batch
 
 DIGITS = tuple("0123456789")
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORD = 1 + 32 * 32 * 3  # bytes of an image in CIFAR-10's binary files: its label, then red, green and blue planes
 MOST_IMAGES, MOST_BYTES = 10_000_000, 8_000_000_000  # a header that promises more is damaged
+MOST_OF_FEW = 500_000_000  # bytes in a file of less than a hundredth of that
 TOY_SETS = {  # name: (how to draw, training images, test images, names of the labels)
     "toy-digits": (toy.draw_digits, 10_000, 2_000, DIGITS),
     "toy-faces": (toy.draw_faces, 5_000, 1_000, toy.FACE_ATTRIBUTES),
@@ -100,7 +101,7 @@ def load_toy(name, data_dir):
 
     signature = {"program": Path(toy.__file__).read_text(encoding="utf-8"), "images": train + test}
     folder = open_cache(data_dir, name, signature, build)
-    images, labels = read_cached(folder, lambda kept: [np.load(kept / f"{part}.npy") for part in ("images", "labels")])
+    images, labels = (np.load(folder / f"{part}.npy") for part in ("images", "labels"))
     return Dataset(name, images[:train], images[train:], labels[:train], labels[train:], tuple(label_names))
 
 
@@ -187,6 +188,8 @@ def read_idx(path, sides, way_out):
     """
     rank = 1 + len(sides)
     try:
+        check_end(path)
+        most = min(MOST_BYTES, max(MOST_OF_FEW, 100 * path.stat().st_size))
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             header = file.read(4 + 4 * rank)
             if len(header) < 4 + 4 * rank or header[:4] != bytes((0, 0, 8, rank)):
@@ -195,10 +198,10 @@ def read_idx(path, sides, way_out):
             if not all(side in known for side, known in zip(shape, sides, strict=True)):
                 raise UserError(f"{path}: holds items of size {shape}, not of {expected(sides)}; {way_out}")
             size = count * math.prod(shape)
-            if not 0 < count <= MOST_IMAGES or size > MOST_BYTES:
+            if not 0 < count <= MOST_IMAGES or size > most:
                 raise UserError(f"{path}: holds {count:,} items; {way_out}")
             content = file.read(size + 1)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); {way_out}") from None
     if len(content) != size:
         raise UserError(f"{path}: {'more' if len(content) > size else 'less'} than the {count} items; {way_out}")
@@ -290,8 +293,7 @@ CIFAR_HELP = "delete it, and the next run downloads the archive"
 def read_file(path):
     """Content of a file of CIFAR-10's."""
     try:
-        if path.is_fifo() or path.is_char_device():
-            raise ValueError("a pipe or a device, which has no end")
+        check_end(path)
         if path.stat().st_size > MOST_IMAGES // 100 * RECORD:
             raise ValueError(f"{path.stat().st_size:,} bytes are too many")
         return path.read_bytes()

@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from console import UserError, note, progress, reason
-from data.cache import open_cache, read_cached, save_array
+from data.cache import open_cache, save_array
 from data.download import download
-from data.layouts import by_file_name
+from data.layouts import by_file_name, check_end, is_endless
 
 try:
     from lzma import LZMAError
@@ -60,20 +60,12 @@ def open_images(data_dir, name, signature, splits, decode, labels=None):
         (folder / "about.json").write_text(json.dumps(about))
 
     folder = open_cache(data_dir, name, [CACHE_FORMAT, signature], build)
-    images, rows, label_names, sha256 = read_cached(folder, read_images)
-    count = len(splits[0])
-    parts = (None, None) if rows is None else (rows[:count], rows[count:])
-    return images[:count], images[count:], *parts, label_names, sha256
-
-
-def read_images(folder):
-    """Images (N, H, W, 3), labels or None, their names and the images' SHA-256; ValueError if pixels have changed."""
     about = json.loads((folder / "about.json").read_text())
     images = np.load(folder / "images.npy", mmap_mode="r")
-    if images.dtype != np.uint8 or hashlib.sha256(images).hexdigest() != about["sha256"]:
-        raise ValueError("other pixels than were written")
-    rows = np.load(folder / "labels.npy") if (folder / "labels.npy").exists() else None
-    return images, rows, tuple(about["label_names"]), about["sha256"]
+    rows = np.load(folder / "labels.npy") if labels else None
+    count = len(splits[0])
+    parts = (rows[:count], rows[count:]) if labels else (None, None)
+    return images[:count], images[count:], *parts, tuple(about["label_names"]), about["sha256"]
 
 
 def write_images(path, files, decode, label):
@@ -118,7 +110,7 @@ def read_image(find, name, convert):
         image.load()
         return convert(image)  # in here, because some damage, to Exif data for one, is only found by now
     except UNREADABLE as error:
-        why = "no image that Pillow knows" if isinstance(error, UnidentifiedImageError) else reason(error)
+        why = f"no {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise UserError(f"{name}: cannot be read ({why}); repair or remove it") from None
 
 
@@ -170,10 +162,10 @@ def load_folder(name, data_dir, size, limit):
 def images_in(folder):
     """Images in a folder and those below it, but for what this program has drawn there."""
     entries = list(folder.rglob("*"))
-    runs = {path.parent for path in entries if path.name == "config.json" and (path.parent / "checkpoint").is_dir()}
+    runs = {path.parent for path in entries if path.name == "config.json" and (path.parent / "metrics.csv").exists()}
     ours = runs | {run.parent / "summary.png" for run in runs}
-    found = (path for path in entries if is_image(path.relative_to(folder)) and ours.isdisjoint([path, *path.parents]))
-    return sorted(path for path in found if not path.is_fifo())  # reading a pipe would never end
+    found = (path for path in entries if is_image(path.relative_to(folder)) and not is_endless(path))
+    return sorted(path for path in found if not ours or ours.isdisjoint([path, *path.parents]))
 
 
 def class_folders(names):
@@ -376,6 +368,7 @@ def read_cells(path):
 def read_lines(path):
     """Lines of a text file, without empty ones at its end."""
     try:
+        check_end(path)
         return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); replace it") from None

@@ -1,5 +1,6 @@
 """Where data sets lie on people's disks: as published or unpacked, and as Keras, torchvision and Kaggle leave them."""
 
+import stat
 from pathlib import Path
 
 SPLITS = {"train": "train", "test": "t10k"}  # ours: as MNIST's file names say it
@@ -27,6 +28,21 @@ def idx_folder(folder):
 def first_of(paths):
     """The first path that exists; None if none does."""
     return next((path for path in paths if path.exists()), None)
+
+
+def is_endless(path):
+    """Whether reading it might never end."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def check_end(path):
+    """ValueError if reading it might never end."""
+    if is_endless(path):
+        raise ValueError("a pipe or a device, which has no end")
 
 
 def by_file_name(members):

@@ -142,6 +142,19 @@ PACKED_DAMAGE = {  # what happens to the compressed file
 }
 
 
+def test_a_small_file_of_gigabytes(mnist, tmp_path):
+    path = tmp_path / "mnist" / MNIST["train"][0]
+    path.write_bytes(gzip.compress(struct.pack(">4I", 0x803, 9_000_000, 28, 28) + bytes(999)))
+    refusal(lambda: load_mnist(tmp_path), f"{path}: holds 9,000,000 items")
+
+
+def test_a_pipe_in_place_of_a_file(mnist, tmp_path):
+    path = tmp_path / "mnist" / MNIST["test"][0]
+    path.unlink()
+    os.mkfifo(path)
+    refusal(lambda: load_mnist(tmp_path), f"{path}: cannot be read (a pipe or a device, which has no end)")
+
+
 @pytest.mark.parametrize("name", MNIST_FILES)
 @pytest.mark.parametrize("damage", [*RAW_DAMAGE, *PACKED_DAMAGE])
 def test_a_damaged_idx_file(mnist, tmp_path, name, damage):
@@ -559,7 +572,8 @@ def test_toy_sets_are_drawn_once(tmp_path, monkeypatch, name):
     assert_same(data, replace(data, train_labels=labels[:train], test_labels=labels[train:]))
     forbid_drawing(monkeypatch)
     assert_same(data, load_dataset(name, tmp_path))
-    assert [path.suffix for path in (tmp_path / "cache").rglob("*") if path.is_file()] == [".npy", ".npy"]
+    files = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+    assert files == {"images.npy", "labels.npy", "checksums.json"}, "arrays of numbers, no objects"
 
 
 def test_toy_sets_are_drawn_again_by_another_program(tmp_path, monkeypatch):

@@ -210,6 +210,7 @@ DAMAGES = {  # what is done to a run folder: what the message must name
     "unfinished": (lambda run: (run / "metrics.json").unlink(), "no metrics.json in it"),
     "no config": (lambda run: (run / "config.json").unlink(), "no config.json in it"),
     "config is no JSON": (lambda run: write(run / "config.json", "{"), "config.json: cannot be read"),
+    "config has no end": (lambda run: write(run / "config.json", "[" * 100_000), "config.json: cannot be read"),
     "config is a list": (lambda run: write(run / "config.json", "[]"), "config.json: lacks script"),
     "config is a number": (lambda run: write(run / "config.json", "5"), "config.json: lacks script"),
     "config lacks a key": (lambda run: write(run / "config.json", '{"z": 2}'), "config.json: lacks script"),

@@ -330,6 +330,13 @@ def test_damaged_attributes(celeba, text, labels_of_bars):
 
 
 @pytest.mark.parametrize("name", ["list_attr_celeba.txt", "list_eval_partition.txt"])
+def test_a_text_file_without_an_end(celeba, name):
+    (celeba / name).unlink()
+    (celeba / name).symlink_to("/dev/zero")
+    refusal(lambda: load_celeba(celeba), f"{celeba / name}: cannot be read (a pipe or a device", "replace it")
+
+
+@pytest.mark.parametrize("name", ["list_attr_celeba.txt", "list_eval_partition.txt"])
 @pytest.mark.parametrize(("content", "why"), [(None, "Is a directory"), (b"12\n\xff\xfe", "invalid start byte")])
 def test_a_text_file_that_is_none(celeba, name, content, why):
     path = celeba / name
@@ -341,8 +348,8 @@ def test_a_text_file_that_is_none(celeba, name, content, why):
 DAMAGED_FACES = {
     "truncated": (FACES[NAMES[0]][:-2000], "truncated"),
     "cut in its header": (FACES[NAMES[0]][:40], "cannot be read"),
-    "empty": (b"", "no image that Pillow knows"),
-    "text": (b"Too many requests\n", "no image that Pillow knows"),
+    "empty": (b"", "no PNG, JPEG, BMP"),
+    "text": (b"Too many requests\n", "no PNG, JPEG, BMP"),
     "too small": (jpeg(np.zeros((100, 100, 3), np.uint8)), "100x100 pixels, not 178x218"),
     "lying": (jpeg(np.zeros((178, 218, 3), np.uint8)), "218x178 pixels, not 178x218"),
 }
@@ -928,7 +935,8 @@ def test_what_a_run_draws_into_the_folder_of_its_images_is_none_of_them(tmp_path
     write_numbered(folder, ["a.png", "b.png", "results/c.png", "config/d.png"])
     (folder / "config" / "config.json").touch()
     before = load_dataset(str(folder), tmp_path, 32)
-    (folder / "results" / "fc_images_z64" / "checkpoint").mkdir(parents=True)
+    (folder / "results" / "fc_images_z64").mkdir(parents=True)
+    (folder / "results" / "fc_images_z64" / "metrics.csv").touch()
     (folder / "results" / "fc_images_z64" / "config.json").touch()
     write_numbered(folder / "results", ["fc_images_z64/samples.png", "fc_images_z64/tensorboard/a.png", "summary.png"])
     after = load_dataset(str(folder), tmp_path, 32)
@@ -947,7 +955,7 @@ def test_a_program_for_a_printer_is_not_run(tmp_path, monkeypatch):
     write_numbered(tmp_path / "images", ["a.png", "b.png"])
     (tmp_path / "images" / "c.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("drawn"))
-    refusal(lambda: load_dataset(str(tmp_path / "images"), tmp_path, 32), "c.png", "no image that Pillow knows")
+    refusal(lambda: load_dataset(str(tmp_path / "images"), tmp_path, 32), "c.png", "no PNG, JPEG, BMP")
 
 
 def test_every_changed_bit_of_a_png_is_found_or_harmless(tmp_path):
@@ -976,24 +984,34 @@ CACHE_DAMAGE = {  # the damaged file, and its bytes from those of the good one
     "cut": ("images.npy", lambda good: good[:-1]),
     "empty": ("images.npy", lambda good: b""),
     "a pixel": ("images.npy", lambda good: good[:-1] + bytes((good[-1] ^ 1,))),
-    "no facts": ("about.json", lambda good: b""),
-    "other facts": ("about.json", lambda good: b"{}"),
-    "no labels": ("labels.npy", lambda good: good[:20]),
-    "another header": ("images.npy", lambda good: good.replace(b"'descr'", b"'descr\"")),
     "signed pixels": ("images.npy", lambda good: good.replace(b"|u1", b"|i1")),
-    "a list of facts": ("about.json", lambda good: b"[]"),
-    "deep facts": ("about.json", lambda good: b"[" * 100_000),
+    "other facts": ("about.json", lambda good: b"{}"),
+    "a label": ("labels.npy", lambda good: good[:-4] + bytes((good[-4] ^ 1, *good[-3:]))),
+    "no checksums": (cache.CHECKSUMS, lambda good: b""),
+    "a list of checksums": (cache.CHECKSUMS, lambda good: b"[]"),
+    "deep checksums": (cache.CHECKSUMS, lambda good: b"[" * 100_000),
 }
 
 
 @pytest.mark.parametrize("damage", CACHE_DAMAGE)
-def test_a_damaged_cache(tmp_path, damage):
+def test_a_damaged_cache_is_made_anew(tmp_path, damage, labels_of_bars, capsys):
     write_numbered(tmp_path / "images", ["a/a.png", "b/b.png", "b/c.png"])
-    load_dataset(str(tmp_path / "images"), tmp_path, 32)
+    before = load_dataset(str(tmp_path / "images"), tmp_path, 32)
     (folder,) = (tmp_path / "cache").iterdir()
     name, change = CACHE_DAMAGE[damage]
-    (folder / name).write_bytes(change((folder / name).read_bytes()))
-    refusal(lambda: load_dataset(str(tmp_path / "images"), tmp_path, 32), f"{folder}: is damaged (", "made anew")
+    content = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / name).write_bytes(change(content[name]))
+    after = load_dataset(str(tmp_path / "images"), tmp_path, 32)
+    assert capsys.readouterr().out == f"{folder}: was damaged, so it is made anew\n" and len(labels_of_bars) == 2
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == content
+    assert after.sha256 == before.sha256 == checksum(after) and list((tmp_path / "cache").iterdir()) == [folder]
+
+
+def test_a_cache_without_a_file(tmp_path, capsys):
+    folder = cache.open_cache(tmp_path, "name", 1, fill("whole"))
+    (folder / "file").unlink()
+    assert content(cache.open_cache(tmp_path, "name", 1, fill("again"))) == "again"
+    assert "was damaged" in capsys.readouterr().out
 
 
 def test_limit_of_a_folder(tmp_path, decode_no_more):

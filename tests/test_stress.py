@@ -7,10 +7,12 @@ and a killed run in test_scripts.py.
 """
 
 import csv
+import functools
 import gzip
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import keras
@@ -37,11 +40,6 @@ from data.datasets import Dataset
 
 KILLS = 50  # moments, over both scripts
 KILLED_DOWNLOADS = 20
-
-
-def short_and_long(short, long):
-    """Two forms of a test that differ in how often it tries."""
-    return pytest.mark.parametrize("times", [short, pytest.param(long, marks=pytest.mark.slow)])
 
 
 KILLED_AT = """
@@ -213,11 +211,11 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@short_and_long(1, 20)
+@pytest.mark.parametrize("times", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_disk_that_fills_up_ends_the_run_with_one_line(times, small_disk, image_folder, tmp_path, capsys):
     """At some file operation between the first image decoded and the last file of the run."""
     random, counts = np.random.default_rng(0), Counter()
-    disk = small_disk(200)
+    disk = small_disk(400)
     for number, script in zip(range(times), itertools.cycle(["vae_conv.py", "vae_fc.py"]), strict=False):
         whole = tmp_path / "whole" / Path(script).stem
         if not whole.exists():
@@ -232,7 +230,8 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_line(times, small_disk, imag
         result = run_script(script, *flags, "--resume")
         assert result.returncode == 0, result.stderr
         assert_same_run(disk / "out" / f"run{number}", whole)
-        shutil.rmtree(disk / "data")
+        for used in ("data", "out"):
+            shutil.rmtree(disk / used)
     with capsys.disabled():
         print(f"\n{times} disks that filled up: {dict(counts)}; each run completed with --resume")
 
@@ -259,29 +258,45 @@ CHOICES = {
 }
 
 
-@short_and_long(3, 300)
-def test_trainings_far_off_the_defaults_end_finite_or_say_where_they_left(times, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(vae_fc, "XLA", False)
-    monkeypatch.setattr(vae_fc, "HIDDEN", (32, 32))
-    monkeypatch.setattr(vae_conv, "HIDDEN", 32)
-    monkeypatch.setattr(vae_conv, "FILTERS", (4, 8, 8))
-    monkeypatch.setattr(utils, "draw_pictures", lambda run, means: None)
-    combinations = list(itertools.product(*CHOICES.values()))
-    chosen = np.random.default_rng(0).permutation(len(combinations))[:times]
+COMBINATIONS = list(itertools.product(*CHOICES.values()))
+CHOSEN = np.random.default_rng(0).permutation(len(COMBINATIONS))[:300]
+
+
+def test_trainings_far_off_the_defaults_end_finite_or_say_where_they_left(tmp_path):
+    for number in CHOSEN[:3]:
+        odd_training(number, tmp_path)
+
+
+@pytest.mark.slow
+def test_many_trainings_far_off_the_defaults(tmp_path, capsys):
+    """In some processes one after the other: XLA keeps all that it compiles, and after 250 trainings one crashed."""
     counts = Counter()
-    for number in chosen:
-        script, kind, z, factor, likelihood = combinations[number]
-        shape = (20, 20, 1) if likelihood == "bernoulli" else (16, 16, 3)
-        images = images_of(kind, shape)
-        data = Dataset("odd", images[:50], images[50:], None, None, (), "x")
-        monkeypatch.setattr(utils, "load_dataset", lambda *_, data=data: data)
-        rate = factor * (1e-3 if likelihood == "bernoulli" else 5e-4)
-        flags = ["--z", z, "--likelihood", likelihood, "--learning-rate", rate, "--batch-size", 10, "--epochs", 4]
-        counts[training(script, [*flags, "--dataset", "mnist", "--out", tmp_path, "--name", f"run{number}"])] += 1
-        keras.backend.clear_session()
+    for numbers in np.array_split(CHOSEN, 8):
+        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+            counts.update(pool.map(functools.partial(odd_training, out=tmp_path), numbers))
     with capsys.disabled():
         print(f"\n{counts.total()} short trainings: {dict(counts)}")
-    assert counts.total() == times
+    assert counts.total() == len(CHOSEN)
+
+
+def odd_training(number, out):
+    """A short training of small networks, of such settings and images; how it ended."""
+    script, kind, z, factor, likelihood = COMBINATIONS[number]
+    shape = (20, 20, 1) if likelihood == "bernoulli" else (16, 16, 3)
+    images = images_of(kind, shape)
+    data = Dataset("odd", images[:50], images[50:], None, None, (), "x")
+    rate = factor * (1e-3 if likelihood == "bernoulli" else 5e-4)
+    flags = ["--z", z, "--likelihood", likelihood, "--learning-rate", rate, "--batch-size", 10, "--epochs", 4]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vae_fc, "XLA", False)
+        patch.setattr(vae_fc, "HIDDEN", (32, 32))
+        patch.setattr(vae_conv, "HIDDEN", 32)
+        patch.setattr(vae_conv, "FILTERS", (4, 8, 8))
+        patch.setattr(utils, "draw_pictures", lambda run, means: None)
+        patch.setattr(utils, "load_dataset", lambda *_: data)
+        ending = training(script, [*flags, "--dataset", "mnist", "--out", out, "--name", f"run{number}"])
+    keras.backend.clear_session()
+    return ending
 
 
 def training(script, flags):
