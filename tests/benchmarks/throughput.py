@@ -32,7 +32,7 @@ import tensorflow as tf
 from ceiling import product_rate
 
 PEERS = (peers_torch, peers_jax, peers_keras)
-NAMES = [name for peer in PEERS for name in peer.NAMES]
+NAMES = ["ours bf16", *(name for peer in PEERS for name in peer.NAMES)]
 OURS = {"ours": "fp32", "ours bf16": "bf16"}
 RIVALS = {"PyTorch bf16": "ours bf16"}  # whom a peer is held against; all others: ours
 
@@ -116,7 +116,8 @@ def measure(name, chosen, repeats):
     encoder, decoder = (network.get_weights() for network in case.networks())
     *encoder, mean, mean_bias, log_std, log_std_bias = encoder
     weights = [*encoder, np.hstack([mean, log_std]), np.hstack([mean_bias, log_std_bias])], decoder
-    epochs = {who: our_epoch(case, images, precision) for who, precision in OURS.items()}
+    ours = {who: precision for who, precision in OURS.items() if who == "ours" or who in chosen}
+    epochs = {who: our_epoch(case, images, precision) for who, precision in ours.items()}
     for peer in PEERS:
         epochs |= peer.epochs(case, images, weights, chosen)
     rates, losses, products = {who: [] for who in epochs}, {}, []
