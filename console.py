@@ -40,6 +40,16 @@ def note(message):
 
 
 @contextlib.contextmanager
+def importing():
+    """Ctrl-C while modules are loaded, which takes seconds, ends the program as at any other time."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+@contextlib.contextmanager
 def loading():
     """Load TensorFlow without its log and without garbage collection.
 
@@ -54,15 +64,16 @@ def loading():
     os.dup2(silent, 2)
     collecting = gc.isenabled()
     gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        if collecting:
-            gc.enable()
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(silent)
+    with importing():
+        try:
+            yield
+        finally:
+            gc.freeze()
+            if collecting:
+                gc.enable()
+            os.dup2(saved, 2)
+            os.close(saved)
+            os.close(silent)
 
 
 def progress(items, total, label=None):

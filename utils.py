@@ -12,12 +12,14 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
+from console import NonFiniteError, UserError, importing, launch, loading, note, parse_settings, progress, reason
 
-from console import NonFiniteError, UserError, launch, loading, note, parse_settings, progress, reason
-from data.datasets import Dataset, load_dataset
-from linear_start import SIGMA_FLOOR, fit_ppca, start_at_ppca
-from run_folder import open_run, read_rows, replace_with, run_config, sole_writer, write_json, write_rows
+with importing():
+    import numpy as np
+
+    from data.datasets import Dataset, load_dataset
+    from linear_start import SIGMA_FLOOR, fit_ppca, start_at_ppca
+    from run_folder import open_run, read_rows, replace_with, run_config, sole_writer, write_json, write_rows
 
 with loading():
     import keras

@@ -372,6 +372,13 @@ def test_interrupt_keeps_the_checkpoint(image_folder, tmp_path):
     assert "tensorflow" not in (out + error).lower(), "no log of TensorFlow's own"
 
 
+@pytest.mark.parametrize("module", ["numpy", "keras"])
+def test_interrupted_while_modules_are_loaded(module, tmp_path):
+    (tmp_path / f"{module}.py").write_text("raise KeyboardInterrupt")
+    result = run_script("vae_fc.py", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "\ninterrupted\n")
+
+
 BAD_FLAGS = {
     "--z": "0", "--epochs": "-1", "--batch-size": "0", "--learning-rate": "nan", "--likelihood": "poisson",
     "--binarize": "yes", "--beta": "-0.1", "--kl-warmup-epochs": "-1",
