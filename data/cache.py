@@ -53,7 +53,7 @@ def is_whole(folder):
     """Whether the files that `open_cache` has built are still what they were."""
     try:
         checksums = json.loads((folder / CHECKSUMS).read_text())
-        return all(checksum(folder / name) == known for name, known in checksums.items())
+        return checksums != {} and all(checksum(folder / name) == known for name, known in checksums.items())
     except (OSError, ValueError, AttributeError, RecursionError):  # the list itself is damaged, or a file is gone
         return False
 

@@ -26,7 +26,7 @@ DIGITS = tuple("0123456789")
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORD = 1 + 32 * 32 * 3  # bytes of an image in CIFAR-10's binary files: its label, then red, green and blue planes
 MOST_IMAGES, MOST_BYTES = 10_000_000, 8_000_000_000  # a header that promises more is damaged
-MOST_OF_FEW = 500_000_000  # bytes in a file of less than a hundredth of that
+MOST_OF_SMALL = 500_000_000  # bytes that any file may hold; more than this only if it is not much smaller itself
 TOY_SETS = {  # name: (how to draw, training images, test images, names of the labels)
     "toy-digits": (toy.draw_digits, 10_000, 2_000, DIGITS),
     "toy-faces": (toy.draw_faces, 5_000, 1_000, toy.FACE_ATTRIBUTES),
@@ -189,7 +189,6 @@ def read_idx(path, sides, way_out):
     rank = 1 + len(sides)
     try:
         check_end(path)
-        most = min(MOST_BYTES, max(MOST_OF_FEW, 100 * path.stat().st_size))
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             header = file.read(4 + 4 * rank)
             if len(header) < 4 + 4 * rank or header[:4] != bytes((0, 0, 8, rank)):
@@ -198,7 +197,7 @@ def read_idx(path, sides, way_out):
             if not all(side in known for side, known in zip(shape, sides, strict=True)):
                 raise UserError(f"{path}: holds items of size {shape}, not of {expected(sides)}; {way_out}")
             size = count * math.prod(shape)
-            if not 0 < count <= MOST_IMAGES or size > most:
+            if not 0 < count <= MOST_IMAGES or size > most_bytes(path.stat().st_size):
                 raise UserError(f"{path}: holds {count:,} items; {way_out}")
             content = file.read(size + 1)
     except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -206,6 +205,11 @@ def read_idx(path, sides, way_out):
     if len(content) != size:
         raise UserError(f"{path}: {'more' if len(content) > size else 'less'} than the {count} items; {way_out}")
     return np.frombuffer(content, np.uint8).reshape(count, *shape)
+
+
+def most_bytes(packed):
+    """How many bytes a file of `packed` bytes may hold: few images are a hundred times smaller when they are packed."""
+    return min(MOST_BYTES, max(MOST_OF_SMALL, 100 * packed))
 
 
 def expected(sides):
@@ -231,8 +235,9 @@ def read_array(path, name, rank):
     """An array of bytes from an .npz file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.getinfo(f"{name}.npy").file_size > MOST_BYTES:
-                raise ValueError(f"{name} has more than {MOST_BYTES:,} bytes")
+            entry = archive.getinfo(f"{name}.npy")
+            if entry.file_size > most_bytes(entry.compress_size):
+                raise ValueError(f"{name} has {entry.file_size:,} bytes")
             with archive.open(f"{name}.npy") as file:
                 array = np.lib.format.read_array(file, allow_pickle=False)
                 if file.read(1):

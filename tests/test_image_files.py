@@ -988,6 +988,7 @@ CACHE_DAMAGE = {  # the damaged file, and its bytes from those of the good one
     "other facts": ("about.json", lambda good: b"{}"),
     "a label": ("labels.npy", lambda good: good[:-4] + bytes((good[-4] ^ 1, *good[-3:]))),
     "no checksums": (cache.CHECKSUMS, lambda good: b""),
+    "no entry": (cache.CHECKSUMS, lambda good: b"{}"),
     "a list of checksums": (cache.CHECKSUMS, lambda good: b"[]"),
     "deep checksums": (cache.CHECKSUMS, lambda good: b"[" * 100_000),
 }

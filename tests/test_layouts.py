@@ -176,6 +176,12 @@ def test_a_damaged_mnist_npz(tmp_path, damage, monkeypatch):
     assert tree(tmp_path) == before
 
 
+def test_a_small_npz_of_many_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "MOST_OF_SMALL", 100_000)
+    np.savez_compressed(tmp_path / "mnist.npz", **arrays() | {"x_train": np.zeros((999, 28, 28), np.uint8)})
+    refusal(lambda: load_dataset("mnist", tmp_path), tmp_path / "mnist.npz", "x_train has 783,344 bytes", "delete it")
+
+
 @pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize("place", ["FashionMNIST/raw", "fashion", "my mnist-like set"])
 def test_a_folder_in_mnists_file_names_is_called_as_it_is(tmp_path, pack, place, capsys):
