@@ -39,6 +39,11 @@ def note(message):
     print(message, flush=True)
 
 
+def wipe_line():
+    """Begin the terminal's last line anew."""
+    print("\r\x1b[K", end="", flush=True)
+
+
 @contextlib.contextmanager
 def importing():
     """Ctrl-C while modules are loaded, which takes seconds, ends the program as at any other time."""
@@ -57,6 +62,9 @@ def loading():
     And it makes objects by the hundred thousand, all of which stay: to look through them for garbage again and again,
     and once more at the end, takes a third of the time of `import tensorflow`.
     """
+    told = sys.stdout.isatty()
+    if told:
+        print("loading TensorFlow ...", end="", flush=True)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # else off without AVX-512: 1.7 times slower convolutions
     sys.stderr.flush()
@@ -74,6 +82,8 @@ def loading():
             os.dup2(saved, 2)
             os.close(saved)
             os.close(silent)
+            if told:
+                wipe_line()
 
 
 def progress(items, total, label=None):
@@ -93,7 +103,7 @@ def progress(items, total, label=None):
         if bar:
             bar.update(count, finalize=bool(label) and count >= total)
     if bar and not label:
-        print("\r\x1b[K", end="", flush=True)
+        wipe_line()
 
 
 def _number(kind, low, high=math.inf):

@@ -12,7 +12,7 @@ from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 from urllib.error import ContentTooShortError, HTTPError, URLError
 
-from console import UserError, note
+from console import UserError, note, wipe_line
 from data.cache import remove_abandoned
 
 TIMEOUT_SECONDS = 30  # of silence, after which a server counts as stalled
@@ -114,7 +114,7 @@ def _bar_on_terminals_only(url):
     try:
         yield
     finally:
-        print("\r\x1b[K", end="", flush=True)  # a bar that stopped halfway, or of unknown length, did not end its line
+        wipe_line()  # a bar that stopped halfway, or of unknown length, did not end its line
 
 
 def _network_reason(error):

@@ -17,7 +17,7 @@ from PIL import Image
 import utils
 import vae_conv
 import vae_fc
-from console import NonFiniteError, UserError, launch, parse_settings
+from console import NonFiniteError, UserError, launch, loading, parse_settings
 from run_folder import make_folder, replace_with, run_numbers, sole_writer
 
 # isort: split
@@ -370,6 +370,13 @@ def test_interrupt_keeps_the_checkpoint(image_folder, tmp_path):
     assert process.returncode == 130
     assert "--resume" in error and "Traceback" not in error
     assert "tensorflow" not in (out + error).lower(), "no log of TensorFlow's own"
+
+
+def test_a_terminal_is_told_what_takes_so_long(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    with loading():
+        assert capsys.readouterr().out == "loading TensorFlow ..."
+    assert capsys.readouterr().out == "\r\x1b[K", "and wiped"
 
 
 @pytest.mark.parametrize("module", ["numpy", "keras"])
