@@ -57,7 +57,7 @@ def measure(repeats):
 def products_alone(kernels):
     """A compiled function of codes (B, z): STEPS times the decoder's matrix products, none like the one before."""
 
-    @tf.function(jit_compile=True, autograph=False)
+    @utils.compiled(xla=True)
     def alone(codes):
         total = tf.zeros(())
         for step in range(STEPS):
