@@ -13,7 +13,6 @@ import numpy as np
 
 from console import note, reason
 from data.cache import open_cache
-from data.datasets import DIGITS
 from run_folder import load_network
 
 # isort: split
@@ -38,7 +37,7 @@ def load_classifier(data, data_dir):
     """
     labels = hashlib.sha256(np.ascontiguousarray(data.train_labels)).hexdigest()
     recipe = [RECIPE, FILTERS, FEATURES, DROPOUT, EPOCHS, BATCH_SIZE, LEARNING_RATE, MOST_IMAGES]
-    name = f"classifier-{data.name}-{data.image_shape[0]}-{len(data.train)}"
+    name = f"classifier-{data.name}-{data.sha256[:8]}"  # sets of one name keep one each
     way_out = "delete it, and the next evaluation trains it anew"
     try:
         kept = open_cache(data_dir, name, [data.sha256, labels, recipe], lambda folder: train_classifier(data, folder))
@@ -83,8 +82,8 @@ def train_classifier(data, folder):
     batches = Batches(data.train[::step], data.train_labels[::step])
     note(f"training a classifier of {data.name} on {len(batches.images):,} images (once; kept in the data folder)")
     keras.utils.set_random_seed(0)
-    # Digits are not mirrored: a mirrored 2 is none
-    model = build_classifier(data.image_shape, len(data.label_names), mirror=data.label_names != DIGITS)
+    mirror = not all(map(str.isdigit, data.label_names))  # not digits and letters, whose labels are numbers
+    model = build_classifier(data.image_shape, len(data.label_names), mirror)
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, EPOCHS * len(batches))
     model.compile(keras.optimizers.Adam(rate), loss=[None, label_loss(batches.labels)])
     keep = keras.callbacks.ModelCheckpoint(folder / "classifier.keras")

@@ -135,6 +135,18 @@ def _path(text):
     return text
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the list of flags above it."""
+
+    def __init__(self, description):
+        super().__init__(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+
+    def error(self, message):
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {message}; see --help\n")
+
+
 FLAGS = {  # name: (type or choices, help)
     "dataset": (_path, "toy-digits, toy-faces, mnist, cifar10, cifar10-grey, celeba or a folder of images"),
     "z": (_number(int, 1, 10_000), "latent dimensions"),
@@ -159,6 +171,16 @@ FLAGS = {  # name: (type or choices, help)
     "name": (_folder_name, "run folder's name"),
 }
 
+CONSTANTS = {  # those of the scripts that have no flag: their types
+    "log_std_bound": _number(float, 1, 40),  # exp(2 * 40) is still a float32
+    "log_std_start": _number(float, -40, 40),
+    "warmup_steps": _number(int, 0),
+    "gradient_clip": _number(float, 1e-12),
+    "average_power": _number(float, 0),
+    "steps_per_call": _number(int, 1),
+    "shift": _number(int, 0),
+}
+
 
 def parse_settings(script, description, constants, argv=None):
     """Settings of a run: a flag wins over the constant of the same name, a constant over the data set's default.
@@ -169,9 +191,7 @@ def parse_settings(script, description, constants, argv=None):
     given = {name.lower(): value for name, value in constants.items() if name.isupper() and name[0] != "_"}
     by_dataset = given.pop("by_dataset")
     given["data_dir"] = os.environ.get("VAE_DATA") or given["data_dir"]
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = _Parser(description)
     for name, (kind, text) in FLAGS.items():
         accepted = {"choices": kind} if isinstance(kind, tuple) else {"type": kind, "metavar": name.upper()}
         parser.add_argument("--" + name.replace("_", "-"), help=text, **accepted)
@@ -192,15 +212,16 @@ def parse_settings(script, description, constants, argv=None):
 
 def _check_constants(parser, settings):
     """Constants are edited by hand: read them as their flags would be, and refuse contradictions."""
-    for name, (kind, _) in FLAGS.items():
+    for name, kind in ({flag: kind for flag, (kind, _) in FLAGS.items()} | CONSTANTS).items():
         value = getattr(settings, name)
+        called = f"{name.upper()} (--{name.replace('_', '-')})" if name in FLAGS else name.upper()
         if value is not None and isinstance(kind, tuple) and str(value) not in kind:
-            parser.error(f"{name.upper()} (--{name.replace('_', '-')}): {value!r} is not one of {', '.join(kind)}")
+            parser.error(f"{called}: {value!r} is not one of {', '.join(kind)}")
         if value is not None and not isinstance(kind, tuple):
             try:
                 setattr(settings, name, kind(str(value)))
             except argparse.ArgumentTypeError as error:
-                parser.error(f"{name.upper()} (--{name.replace('_', '-')}): {error}")
+                parser.error(f"{called}: {error}")
     settings.image_size = int(settings.image_size) if settings.image_size else None
     if settings.likelihood == "auto":
         digits = settings.dataset in ("toy-digits", "mnist") or idx_folder(Path(settings.dataset))
@@ -213,16 +234,14 @@ EVALUATION_FLAGS = {  # name: (type, help)
     "data_dir": (_path, "where the data sets lie; default: $VAE_DATA, else the folder that the run used"),
     "out": (_path, "where summary.png of several runs goes; default: results"),
     "nll_samples": (_number(int, 1, 10**9), "importance samples an image; default: 5,000, 500 for a convolutional run"),
-    "nll_images": (_number(int, 1), "first N test images for nll; default: all digits, 1,000 photographs"),
+    "nll_images": (_number(int, 1), "first N test images for nll; default: all, 1,000 with Gaussian pixels"),
     "seed": (_number(int, 0, 2**31 - 1), "all randomness follows from it; default: 0"),
 }
 
 
 def parse_evaluation(description, argv=None):
     """What evaluate.py is asked to do: argparse.Namespace of `runs`, a list of folders, and EVALUATION_FLAGS."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = _Parser(description)
     parser.add_argument("runs", nargs="+", metavar="RUN", type=_path, help="a finished run's folder")
     for name, (kind, text) in EVALUATION_FLAGS.items():
         parser.add_argument("--" + name.replace("_", "-"), type=kind, metavar=name.upper(), help=text)

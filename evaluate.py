@@ -29,7 +29,7 @@ import measures
 import pictures
 from classifier import load_classifier
 from console import NonFiniteError, UserError, note, parse_evaluation, progress, reason
-from data.datasets import Dataset
+from data.datasets import Dataset, with_checksum
 from run_folder import load_network, write_json
 
 NLL_SAMPLES = {"fc": 5_000}  # importance samples an image
@@ -87,7 +87,8 @@ def load_run(folder, options):
         where = f"{settings.dataset} in {settings.data_dir}"
         raise UserError(f"{folder}: was trained on other images than {where} has now; name theirs with --data-dir")
     if settings.binarize == "threshold":  # nothing of the run has to do with grey
-        data = replace(data, train=np.uint8(255) * (data.train > 127), test=np.uint8(255) * (data.test > 127))
+        black_and_white = {part: np.uint8(255) * (getattr(data, part) > 127) for part in ("train", "test")}
+        data = with_checksum(replace(data, **black_and_white))
     encoder = load_half(folder / "encoder.keras", data.image_shape, (2 * settings.z,))
     decoder = load_half(folder / "decoder.keras", (settings.z,), data.image_shape)
     log_sigma = tf.Variable(math.log(read_sigma(folder, settings.likelihood)), dtype=tf.float32)

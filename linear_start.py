@@ -12,6 +12,7 @@ import numpy as np
 from console import progress
 
 SIGMA_FLOOR = 1 / 510  # half a grey level: below it a density of 8-bit pixels means nothing and grows without bound
+NARROWEST = 0.99  # of the bound of a posterior's log-std: at the bound itself, the start would be infinite
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,14 @@ def start_at_ppca(encoder, decoder, ppca, log_std_bound):
     """Give a linear path its pPCA weights: layers linear_mean and log_std of the encoder, linear_pixels of the decoder.
 
     With the networks beside the path starting at 0, the VAE starts as that linear VAE exactly. The path then stays:
-    Adam's steps, equally long for every weight, add up over thousands of pixels and would wreck it at once.
+    Adam's steps, equally long for every weight, add up over thousands of pixels and would wreck it at once. Posteriors
+    narrower than the encoder's bound, which fewer images than z can have, start next to that bound.
     """
     for layer in (encoder.get_layer("linear_mean"), decoder.get_layer("linear_pixels")):
         layer.trainable = False
     encoder.get_layer("linear_mean").set_weights([ppca.encode, ppca.encode_bias])
-    unbounded = log_std_bound * np.arctanh(ppca.log_std / log_std_bound)
+    inside = np.maximum(ppca.log_std / log_std_bound, -NARROWEST)
+    unbounded = log_std_bound * np.arctanh(inside)
     log_std = encoder.get_layer("log_std")
     log_std.set_weights([np.zeros(log_std.kernel.shape), unbounded])
     decoder.get_layer("linear_pixels").set_weights([ppca.decode, ppca.decode_bias])

@@ -79,8 +79,13 @@ def fitting_font(labels, width, sizes=(12, 11, 10, 9)):
 
 
 def interleave(above, below, columns):
-    """Rows of two image arrays (N, H, W, C) in turn: `columns` of the first above the same of the second."""
-    rows = [part[start : start + columns] for start in range(0, len(above), columns) for part in (above, below)]
+    """Rows of two arrays of images in [0, 1] (N, H, W, C) in turn: `columns` of the first above the same of the second.
+
+    The last rows are filled up with white.
+    """
+    missing = [[0, -len(above) % columns], [0, 0], [0, 0], [0, 0]]
+    full = [np.pad(part, missing, constant_values=1) for part in (above, below)]
+    rows = [part[start : start + columns] for start in range(0, len(above), columns) for part in full]
     return np.concatenate(rows)
 
 

@@ -1,6 +1,6 @@
 """--precision bf16: matrix products and convolutions in bfloat16, all that decides in float32.
 
-Weights, their updates, sums, codes, densities and losses stay float32 (Micikevicius et al. 2018, arXiv:1710.03740).
+Weights, updates, sums, posteriors, densities and losses stay float32 (Micikevicius et al. 2018, arXiv:1710.03740).
 bfloat16 has float32's range, so nothing has to be scaled (Kalamkar et al. 2019, arXiv:1905.12322). What is tested,
 pictured and saved is the averaged network, which computes in float32 throughout.
 """
@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 CHANNELS = 16  # from so many on, filter_gradient pays
-CODES = ("mean", "log_std", "linear_mean", "linear_pixels")  # layers that make or read codes: 8 bits are few for those
+CODES = ("mean", "log_std", "linear_mean", "linear_pixels")  # posterior and linear path: 8 bits are few for those
 
 
 def biased(maps, bias, activation):

@@ -185,7 +185,9 @@ def build_optimizer(settings, variables, steps):
     Weight decay is for matrices and filters; biases hold what pPCA has set. It is asked for per epoch of `steps` steps,
     because as many epochs of memory suit small sets and large ones (Wang & Aitchison 2024, arXiv:2405.13698).
     """
-    rate = keras.optimizers.schedules.PolynomialDecay(0.0, settings.warmup_steps, settings.learning_rate)
+    rate = settings.learning_rate
+    if settings.warmup_steps:
+        rate = keras.optimizers.schedules.PolynomialDecay(0.0, settings.warmup_steps, settings.learning_rate)
     decay = settings.decay_per_epoch / (steps * settings.learning_rate)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=decay)
     optimizer.exclude_from_weight_decay([variable for variable in variables if len(variable.shape) < 2])
@@ -490,6 +492,8 @@ def start_run(encoder, decoder, data, settings, folder):
     if settings.likelihood == "gaussian":
         note("starting the linear path at probabilistic PCA")
         ppca = fit_ppca(data.train, settings.z, settings.seed, settings.mirror)
+        if ppca.sigma <= SIGMA_FLOOR:
+            note(f"--z {settings.z}: holds all that is in the training images; use a smaller one, or more images")
         start_at_ppca(encoder, decoder, ppca, settings.log_std_bound)
         sigma = ppca.sigma
     vae = Vae(encoder, decoder, tf.Variable(math.log(sigma), dtype=tf.float32, name="log_sigma"), settings.likelihood)
@@ -568,7 +572,7 @@ def epoch_row(run, epoch, seconds, train_terms, test_terms, active_units):
         "epoch": epoch,
         "seconds": round(seconds[0], 3),
         "images_per_second": round(seen / seconds[1], 1),
-        "learning_rate": run.settings.learning_rate,
+        "learning_rate": float(f"{float(run.optimizer.learning_rate):.6g}"),  # as reached by now; a float32
         "train_loss": float(train_terms.sum()),
         "train_recon": float(train_terms[0]),
         "train_kl": float(train_terms[1]),

@@ -159,5 +159,7 @@ def test_binarised_pixels():
 
 
 def test_random_streams_do_not_meet():
-    where = itertools.product((0, 1), range(4), (0, 1))
-    assert len({tuple(utils.random_key(*place).numpy()) for place in where}) == 16
+    streams = utils.NOISE, utils.BINARIZE, utils.EVALUATE, utils.SAMPLE, utils.MIRROR, utils.IMPORTANCE
+    streams += utils.DEQUANTISE, utils.SHIFT
+    where = list(itertools.product((0, 1), streams, (0, 1)))
+    assert len({tuple(utils.random_key(*place).numpy()) for place in where}) == len(where) == 32

@@ -171,6 +171,7 @@ def test_threshold_leaves_no_grey(quick, tmp_path):
     options = evaluate.parse_evaluation("", [str(tmp_path / "fc_toy-digits_z2")])
     run = evaluate.load_run(tmp_path / "fc_toy-digits_z2", options)
     assert set(np.unique(run.data.train)) == {0, 255}
+    assert run.data.sha256 != run.settings.pixels_sha256, "a classifier of its own, not the grey images'"
     np.testing.assert_array_equal(
         utils.evaluation_pixels(run.data.test, run.settings, 0), run.data.test.astype(np.float32) / 255
     )
@@ -311,6 +312,19 @@ def test_a_classifier_that_cannot_be_kept_is_used_once(tmp_path, monkeypatch, ca
     features, _ = classifier.load_classifier(data, tmp_path / "file")(images / 255)
     assert features.shape == (20, classifier.FEATURES)
     assert "file: the classifier cannot be kept there (Not a directory)" in capsys.readouterr().out
+
+
+def test_sets_of_one_name_keep_a_classifier_each(tmp_path, monkeypatch):
+    """Say, two folders called train. Letters, whose labels are numbers, are not mirrored; named classes are."""
+    monkeypatch.setattr(classifier, "EPOCHS", 1)
+    labels, mirrored = np.arange(20) % 2, {}
+    for names, sha256 in ((("cat", "dog"), "1" * 64), (tuple(map(str, range(27))), "2" * 64)):
+        images = np.zeros((20, 8, 8, 1), np.uint8)
+        classifier.load_classifier(datasets.Dataset("train", images, images, labels, labels, names, sha256), tmp_path)
+    for folder in sorted((tmp_path / "cache").iterdir()):
+        kept = keras.models.load_model(folder / "classifier.keras")
+        mirrored[folder.name] = any(isinstance(layer, keras.layers.RandomFlip) for layer in kept.layers)
+    assert list(mirrored.values()) == [True, False]
 
 
 def test_from_the_shell(tmp_path):

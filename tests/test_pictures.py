@@ -59,9 +59,9 @@ def test_labels_stand_left_of_their_rows(tmp_path):
 
 
 def test_rows_of_originals_and_reconstructions_alternate():
-    above, below = numbered_images(5, 1), numbered_images(5, 1) + 100
-    order = pictures.interleave(above, below, columns=2)[:, 0, 0, 0]
-    assert order.tolist() == [1, 2, 101, 102, 3, 4, 103, 104, 5, 105]
+    above, below = numbered_images(5, 1) / 255, (numbered_images(5, 1) + 100) / 255
+    order = 255 * pictures.interleave(above, below, columns=2)[:, 0, 0, 0]
+    assert np.rint(order).tolist() == [1, 2, 101, 102, 3, 4, 103, 104, 5, 255, 105, 255], "5 above 105, beside white"
 
 
 def test_quantiles_divide_the_normal_distribution_evenly():

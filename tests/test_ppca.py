@@ -77,6 +77,21 @@ def test_vae_starts_at_the_exact_likelihood(script):
     assert abs(np.mean(recon + kl) - exact) < 4 * standard_error + 1e-3 * abs(exact)
 
 
+@pytest.mark.parametrize("script", [vae_fc, vae_conv])
+def test_start_is_finite_where_posteriors_are_narrower_than_their_bound(script):
+    """Fewer images than z leave nothing for sigma, which stays at its floor: log-stds below -8."""
+    images = np.stack([np.zeros((32, 32, 3)), np.full((32, 32, 3), 255)]).astype(np.uint8)
+    ppca = linear_start.fit_ppca(images, 4)
+    assert ppca.log_std.min() < -script.LOG_STD_BOUND
+    encoder, decoder = script.build_encoder((32, 32, 3), 4, True), script.build_decoder((32, 32, 3), 4, True)
+    linear_start.start_at_ppca(encoder, decoder, ppca, script.LOG_STD_BOUND)
+    vae = utils.Vae(encoder, decoder, tf.Variable(math.log(ppca.sigma), dtype=tf.float32), "gaussian")
+    mean, log_std = vae.posterior(utils.to_pixels(images))
+    assert -script.LOG_STD_BOUND < np.min(log_std) < -0.98 * script.LOG_STD_BOUND
+    np.testing.assert_allclose(vae.pixel_means(mean), images / 255, atol=1e-3)
+    assert np.all(np.isfinite(vae.elbo_terms(utils.to_pixels(images), tf.ones((2, 4)))))
+
+
 @pytest.mark.parametrize("images", [np.full((5, 6, 6, 1), 77, np.uint8), linear_images(2)], ids=["constant", "two"])
 def test_ppca_of_degenerate_sets_is_finite(images):
     ppca = linear_start.fit_ppca(images, 50)

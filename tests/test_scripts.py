@@ -113,8 +113,10 @@ def check_metrics(folder, metrics, likelihood):
     assert {name: kept[name] for name in COLUMNS} == last
     assert set(kept) == METRICS
     assert kept["likelihood"] == likelihood and kept["binarize"] == "none"
-    images = json.loads((folder / "config.json").read_text())["train_images"]
-    assert kept["cost"] == pytest.approx(kept["train_loss"] * images)
+    config = json.loads((folder / "config.json").read_text())
+    assert kept["cost"] == pytest.approx(kept["train_loss"] * config["train_images"])
+    steps = config["train_images"] // 50 * np.arange(1, 3)  # of 200 over which the rate rises
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx(config["learning_rate"] * steps / 200)
 
 
 def check_config(folder, script, shape):
@@ -187,8 +189,21 @@ def test_beta_and_kl_warmup_weigh_training_only(quick, tmp_path):
 
 
 @pytest.mark.parametrize("binarize", ["dynamic", "threshold"])
-def test_black_and_white_pixels(binarize, quick, tmp_path):
+def test_black_and_white_pixels(binarize, quick, tmp_path, monkeypatch):
+    seen, build = set(), utils.build_train_call
+
+    def watched(*arguments):
+        train_call = build(*arguments)
+
+        def call(batches, *others):
+            seen.update(np.unique(batches))
+            return train_call(batches, *others)
+
+        return call
+
+    monkeypatch.setattr(utils, "build_train_call", watched)
     metrics = train("fc", tmp_path, "--binarize", binarize)
+    assert seen == {0, 255}, "training images have no grey"
     assert metrics["binarize"] == binarize and np.isfinite(metrics["test_loss"])
 
 
@@ -341,6 +356,11 @@ def test_fewer_images_than_a_batch(quick, tmp_path, capsys, monkeypatch):
     assert set(shapes) == {(1, 3, 28, 28, 1)}, "a call holds no copies of the images that it does not need"
 
 
+def test_fewer_photographs_than_latents(quick, tmp_path, capsys):
+    metrics = train("fc", tmp_path, "--dataset", "toy-faces", "--limit", 3)
+    assert np.isfinite(metrics["test_loss"]) and "--z 32: holds all that is in" in capsys.readouterr().out
+
+
 def test_losses_that_leave_the_numbers_stop_the_run(quick, tmp_path):
     where = r"(reconstruction|KL) term became (nan|-?inf) in epoch \d+, step \d+"
     with pytest.raises(NonFiniteError, match=where):
@@ -366,11 +386,15 @@ def test_killed_run_resumes_to_the_same_weights(image_folder, no_pictures, tmp_p
 def test_interrupt_keeps_the_checkpoint(image_folder, tmp_path):
     flags = ["--dataset", image_folder, "--image-size", 32, "--batch-size", 10, "--z", 2, "--data-dir", tmp_path]
     process = start_script("vae_conv.py", *flags, "--out", tmp_path, "--name", "run", "--epochs", 5000)
-    wait_for(lambda: (tmp_path / "run" / "metrics.csv").exists(), process)
+    table = tmp_path / "run" / "metrics.csv"
+    wait_for(lambda: table.exists() and len(table.read_text().splitlines()) > 2, process)
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "--resume" in error and "Traceback" not in error
+    epoch = int(re.search(r"interrupted: epoch (\d+) is kept in", error)[1])
+    assert tf.train.latest_checkpoint(tmp_path / "run" / "checkpoint").endswith(f"-{epoch}")
+    assert len(read(tmp_path / "run")) >= epoch > 0
     assert "tensorflow" not in (out + error).lower(), "no log of TensorFlow's own"
 
 
@@ -427,7 +451,7 @@ def test_absurd_values_are_refused_by_the_flags_name(flag, capsys):
         with pytest.raises(SystemExit) as stop:
             parse_settings("fc", "", vars(vae_fc), [f"--{flag}={value}"])
         error = capsys.readouterr().err
-        assert stop.value.code == 2 and f"--{flag}" in error.splitlines()[-1], (flag, value)
+        assert stop.value.code == 2 and f"--{flag}" in error and error.count("\n") == 1, (flag, value)
 
 
 @pytest.mark.parametrize("flag", ["dataset", "data-dir", "out", "name"])
@@ -456,11 +480,16 @@ def test_contradicting_flags_are_refused(capsys):
     assert stop.value.code == 2 and "--likelihood bernoulli" in capsys.readouterr().err
 
 
-def test_bad_constant_is_refused_by_name(monkeypatch, capsys):
-    monkeypatch.setattr(vae_fc, "LEARNING_RATE", "fast")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("LEARNING_RATE", "fast"), ("STEPS_PER_CALL", 0), ("GRADIENT_CLIP", -1.0), ("LOG_STD_BOUND", 100.0)],
+)
+def test_bad_constant_is_refused_by_name(name, value, monkeypatch, capsys):
+    monkeypatch.setattr(vae_fc, name, value)
     with pytest.raises(SystemExit) as stop:
         vae_fc.main([])
-    assert stop.value.code == 2 and "LEARNING_RATE" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and name in error and error.count("\n") == 1
 
 
 def test_bad_input_is_one_line_and_exit_2(tmp_path):

@@ -60,6 +60,21 @@ def test_shifted_images_are_moved_by_all_steps_within_reach_with_edges_repeated(
     assert np.all(same.sum(axis=0) == 1) and np.all(abs(same.sum(axis=1) - 100) < 40)
 
 
+def test_training_sees_images_moved_then_mirrored():
+    """The gradients of a step are those of images that were moved and mirrored by hand."""
+    vae, moving = small_run("bernoulli"), settings(shift=2, mirror=True, xla=False, precision="fp32")
+    images = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 1), np.uint8)
+    keys = [utils.random_key(0, stream, 7) for stream in (utils.SHIFT, utils.MIRROR)]
+    by_hand = utils.mirrored(utils.shifted(tf.constant(images), 2, keys[0]), keys[1])
+    assert not np.array_equal(by_hand, images)
+    still = settings(shift=0, mirror=False, xla=False, precision="fp32")
+    step = tf.random.stateless_normal((4, 3), (0, 1)), tf.constant(7, tf.int64), tf.constant(1.0)
+    found = utils.build_gradient_call(vae, moving)(tf.constant(images), *step)
+    expected = utils.build_gradient_call(vae, still)(by_hand, *step)
+    for one, other in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
 def test_kl_weight_rises_in_a_straight_line_and_stays():
     assert [utils.kl_weight(0.5, 4, done) for done in (0, 1, 2, 4, 5)] == [0, 0.125, 0.25, 0.5, 0.5]
     assert utils.kl_weight(0.5, 0, 0) == 0.5
@@ -85,6 +100,8 @@ def test_average_forgets_the_random_start():
 def test_learning_rate_warms_up_and_stays():
     rate = utils.build_optimizer(settings(), [tf.Variable(0.0)], 10)._learning_rate
     assert [float(rate(step)) for step in (0, 100, 200, 5000)] == pytest.approx([0, 0.05, 0.1, 0.1])
+    unwarmed = utils.build_optimizer(settings(warmup_steps=0), [tf.Variable(0.0)], 10)
+    assert float(unwarmed.learning_rate) == np.float32(0.1)
 
 
 def small_run(likelihood):
