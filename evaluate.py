@@ -24,6 +24,7 @@ import utils  # before TensorFlow: it keeps TensorFlow's start-up log off the te
 # isort: split
 import tensorflow as tf
 
+import elbo
 import linear_start
 import measures
 import pictures
@@ -64,7 +65,7 @@ class Trained:
     folder: Path
     settings: argparse.Namespace
     data: Dataset
-    vae: utils.Vae
+    vae: elbo.Vae
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -92,7 +93,7 @@ def load_run(folder, options):
     encoder = load_half(folder / "encoder.keras", data.image_shape, (2 * settings.z,))
     decoder = load_half(folder / "decoder.keras", (settings.z,), data.image_shape)
     log_sigma = tf.Variable(math.log(read_sigma(folder, settings.likelihood)), dtype=tf.float32)
-    return Trained(folder, settings, data, utils.Vae(encoder, decoder, log_sigma, settings.likelihood))
+    return Trained(folder, settings, data, elbo.Vae(encoder, decoder, log_sigma, settings.likelihood))
 
 
 @functools.lru_cache(maxsize=1)
@@ -184,7 +185,7 @@ def rows_of(count):
 
 def unit_kl(codes):
     """KL of each latent unit, nats, averaged over the test set: (z,)."""
-    return np.mean(utils.kl_to_standard_normal(*codes).numpy(), axis=0, dtype=np.float64)
+    return np.mean(elbo.kl_to_standard_normal(*codes).numpy(), axis=0, dtype=np.float64)
 
 
 def elbo_numbers(recon, kl, codes):

@@ -18,6 +18,8 @@ from console import progress
 # isort: split
 import tensorflow as tf
 
+import elbo
+
 GREY_LEVELS = 255  # steps between black and white of an 8-bit pixel
 DISTANCES = 4_000_000  # of a distance matrix held at once
 
@@ -46,7 +48,7 @@ def build_importance_call(vae, settings):
             largest = highest
         return largest, scaled_sum
 
-    @utils.compiled()
+    @elbo.compiled()
     def importance_call(x, mean, log_std, largest, scaled_sum, first, steps):
         noise = utils.draw_noise(settings.seed, utils.IMPORTANCE, first, steps, tf.shape(mean))
         return add_samples(x, mean, log_std, largest, scaled_sum, noise)
@@ -85,12 +87,12 @@ def build_dequantised_call(vae, settings):
     training: any q gives a bound.
     """
 
-    @utils.compiled(settings.xla)
+    @elbo.compiled(settings.xla)
     def dequantised_call(images, noisy, batch):
         mean, log_std = vae.posterior(utils.to_pixels(images))
         noise = tf.random.stateless_normal(tf.shape(mean), utils.random_key(settings.seed, utils.EVALUATE, batch))
         recon = -vae.log_prob(noisy, mean + tf.exp(log_std) * noise)
-        return recon + tf.reduce_sum(utils.kl_to_standard_normal(mean, log_std), axis=-1)
+        return recon + tf.reduce_sum(elbo.kl_to_standard_normal(mean, log_std), axis=-1)
 
     return dequantised_call
 

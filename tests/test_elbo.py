@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+import elbo
 import utils
 import vae_conv
 import vae_fc
@@ -24,7 +25,7 @@ def small_vae(likelihood="bernoulli", script=vae_fc, shape=(8, 8, 1), z=3):
     tf.keras.utils.set_random_seed(1)
     linear = likelihood == "gaussian"
     models = [build(shape, z, linear) for build in (script.build_encoder, script.build_decoder)]
-    return utils.Vae(*models, tf.Variable(-2.0), likelihood)
+    return elbo.Vae(*models, tf.Variable(-2.0), likelihood)
 
 
 def test_kl_equals_monte_carlo():
@@ -34,13 +35,13 @@ def test_kl_equals_monte_carlo():
     z = mean + np.exp(log_std) * noise
     log_ratio = -0.5 * noise**2 - log_std + 0.5 * z**2  # log q(z) - log p(z); the constants cancel
     error = log_ratio.std(axis=0) / math.sqrt(draws)
-    closed = utils.kl_to_standard_normal(tf.constant(mean), tf.constant(log_std)).numpy()[0]
+    closed = elbo.kl_to_standard_normal(tf.constant(mean), tf.constant(log_std)).numpy()[0]
     assert np.all(np.abs(closed - log_ratio.mean(axis=0)) < 5 * error)
 
 
 def test_kl_is_exact_in_known_cases():
     def kl(mean, std):
-        return utils.kl_to_standard_normal(tf.constant([mean]), tf.constant([math.log(std)])).numpy()[0]
+        return elbo.kl_to_standard_normal(tf.constant([mean]), tf.constant([math.log(std)])).numpy()[0]
 
     assert kl(0.0, 1.0) == 0
     assert kl(3.0, 1.0) == pytest.approx(4.5)
@@ -55,7 +56,7 @@ def test_bernoulli_equals_float64_reference(binary):
     wide = logits.astype(np.float64)
     p = 1 / (1 + np.exp(-wide))
     reference = (x * np.log(p) + (1 - x) * np.log1p(-p)).sum(axis=(1, 2, 3))
-    np.testing.assert_allclose(utils.bernoulli_log_prob(x, logits), reference, rtol=1e-5)
+    np.testing.assert_allclose(elbo.bernoulli_log_prob(x, logits), reference, rtol=1e-5)
 
 
 def test_gaussian_equals_float64_reference():
@@ -63,14 +64,14 @@ def test_gaussian_equals_float64_reference():
     squares = (x.astype(np.float64) - mean) ** 2
     sigma = math.exp(log_sigma)
     reference = (-squares / (2 * sigma**2) - math.log(sigma * math.sqrt(2 * math.pi))).sum(axis=(1, 2, 3))
-    np.testing.assert_allclose(utils.gaussian_log_prob(x, mean, log_sigma), reference, rtol=1e-5)
+    np.testing.assert_allclose(elbo.gaussian_log_prob(x, mean, log_sigma), reference, rtol=1e-5)
 
 
 def test_gaussian_is_best_where_sigma_squared_is_the_mean_squared_error():
     """Rybkin et al. 2021, equation 5."""
     x, mean = images(50, 4, 4, 1), images(50, 4, 4, 1)
     best = 0.5 * math.log(np.mean((x - mean) ** 2))
-    values = [tf.reduce_mean(utils.gaussian_log_prob(x, mean, best + shift)).numpy() for shift in (-0.05, 0, 0.05)]
+    values = [tf.reduce_mean(elbo.gaussian_log_prob(x, mean, best + shift)).numpy() for shift in (-0.05, 0, 0.05)]
     assert values[1] == max(values)
 
 
@@ -78,7 +79,7 @@ def test_gaussian_is_best_where_sigma_squared_is_the_mean_squared_error():
 def test_bernoulli_gradient_is_finite_at_huge_logits(logit):
     x, logits = tf.constant(images(2, 4, 4, 1)), tf.Variable(tf.fill((2, 4, 4, 1), logit))
     with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(utils.bernoulli_log_prob(x, logits))
+        loss = tf.reduce_mean(elbo.bernoulli_log_prob(x, logits))
     assert np.isfinite(loss) and np.all(np.isfinite(tape.gradient(loss, logits)))
 
 

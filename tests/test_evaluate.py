@@ -12,6 +12,7 @@ from conftest import ROOT, run_script, step_by_step
 from PIL import Image
 
 import classifier
+import elbo
 import evaluate
 import utils
 import vae_conv
@@ -140,7 +141,7 @@ def test_the_binarised_test_set_is_one_for_all(small_sets, finished_run, tmp_pat
     data = utils.load_dataset("toy-digits", evaluate.os.environ["VAE_DATA"])
     chosen = evaluate.argparse.Namespace(seed=3, binarize="dynamic", xla=True, z=2)
     networks = [evaluate.load_network(finished_run / f"{name}.keras", "") for name in ("encoder", "decoder")]
-    vae = utils.Vae(*networks, tf.Variable(0.0), "bernoulli")
+    vae = elbo.Vae(*networks, tf.Variable(0.0), "bernoulli")
     _, _, error, means, _ = utils.evaluate_images(utils.build_evaluate_call(vae, chosen), data.test, chosen)
     x = utils.evaluation_pixels(data.test, chosen, 0)
     np.testing.assert_allclose(means, vae.posterior(x)[0], atol=1e-4)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_ppca import linear_images
 
+import elbo
 import linear_start
 import measures
 import utils
@@ -28,7 +29,7 @@ def linear_vae(images, z, log_std_shift=0.0):
     shifted = linear_start.Ppca(**vars(ppca) | {"log_std": ppca.log_std + log_std_shift})
     linear_start.start_at_ppca(encoder, decoder, shifted, vae_fc.LOG_STD_BOUND)
     log_sigma = tf.Variable(math.log(ppca.sigma), dtype=tf.float32)
-    return utils.Vae(encoder, decoder, log_sigma, "gaussian"), ppca
+    return elbo.Vae(encoder, decoder, log_sigma, "gaussian"), ppca
 
 
 def exact_nll(ppca, x):
@@ -88,7 +89,7 @@ def test_one_sample_is_the_elbo():
     single = np.mean([bound(vae, x, 1, first=k, call=call) for k in range(200)])
     noise = np.random.default_rng(0).standard_normal((50, 100, 4))
     recon = np.mean([-vae.log_prob(x, tf.cast(mean + np.exp(log_std) * one, tf.float32)) for one in noise])
-    kl = utils.kl_to_standard_normal(mean, log_std).numpy().sum(axis=1).mean()
+    kl = elbo.kl_to_standard_normal(mean, log_std).numpy().sum(axis=1).mean()
     assert single == pytest.approx(recon + kl, abs=0.1)
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+import elbo
 import linear_start
 import utils
 import vae_conv
@@ -66,7 +67,7 @@ def test_vae_starts_at_the_exact_likelihood(script):
     ppca = linear_start.fit_ppca(images, 4)
     encoder, decoder = script.build_encoder((6, 6, 1), 4, True), script.build_decoder((6, 6, 1), 4, True)
     linear_start.start_at_ppca(encoder, decoder, ppca, script.LOG_STD_BOUND)
-    vae = utils.Vae(encoder, decoder, tf.Variable(math.log(ppca.sigma), dtype=tf.float32), "gaussian")
+    vae = elbo.Vae(encoder, decoder, tf.Variable(math.log(ppca.sigma), dtype=tf.float32), "gaussian")
     noise = tf.random.stateless_normal((len(images), 4), (0, 1))
     recon, kl = vae.elbo_terms(utils.to_pixels(images), noise)
     mean, covariance = exact_covariance(images)
@@ -85,7 +86,7 @@ def test_start_is_finite_where_posteriors_are_narrower_than_their_bound(script):
     assert ppca.log_std.min() < -script.LOG_STD_BOUND
     encoder, decoder = script.build_encoder((32, 32, 3), 4, True), script.build_decoder((32, 32, 3), 4, True)
     linear_start.start_at_ppca(encoder, decoder, ppca, script.LOG_STD_BOUND)
-    vae = utils.Vae(encoder, decoder, tf.Variable(math.log(ppca.sigma), dtype=tf.float32), "gaussian")
+    vae = elbo.Vae(encoder, decoder, tf.Variable(math.log(ppca.sigma), dtype=tf.float32), "gaussian")
     mean, log_std = vae.posterior(utils.to_pixels(images))
     assert -script.LOG_STD_BOUND < np.min(log_std) < -0.98 * script.LOG_STD_BOUND
     np.testing.assert_allclose(vae.pixel_means(mean), images / 255, atol=1e-3)

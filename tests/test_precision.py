@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import elbo
 import precision
-import utils
 import vae_conv
 import vae_fc
 
@@ -43,7 +43,7 @@ def test_hidden_layers_compute_in_bfloat16_on_float32_weights(script, linear, sm
 
 @pytest.mark.parametrize("script", [vae_fc, vae_conv])
 def test_gradients_point_where_those_of_float32_do(script, small_sets):
-    exact = utils.Vae(*built(script, True), tf.Variable(-1.0), "gaussian")
+    exact = elbo.Vae(*built(script, True), tf.Variable(-1.0), "gaussian")
     rounded = replace(exact, **{n: precision.in_bfloat16(getattr(exact, n)) for n in ("encoder", "decoder")})
     rng = np.random.default_rng(2)
     x, noise = rng.random((16, *SHAPE), np.float32), rng.standard_normal((16, Z), np.float32)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 
+import elbo
 import linear_start
 import utils
 import vae_fc
@@ -108,7 +109,7 @@ def small_run(likelihood):
     keras.utils.set_random_seed(0)
     linear = likelihood == "gaussian"
     encoder, decoder = vae_fc.build_encoder((6, 6, 1), 3, linear), vae_fc.build_decoder((6, 6, 1), 3, linear)
-    return utils.Vae(encoder, decoder, tf.Variable(-1.0), likelihood)
+    return elbo.Vae(encoder, decoder, tf.Variable(-1.0), likelihood)
 
 
 def test_evaluation_counts_every_image_once(monkeypatch):

@@ -17,12 +17,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import measures
-import utils
 import vae_fc
 
 # isort: split
 import tensorflow as tf
 from ceiling import product_rate
+
+import elbo
 
 SHAPE, Z, IMAGES, SAMPLES, STEPS = (28, 28, 1), 40, 500, 200, 10
 
@@ -31,7 +32,7 @@ def measure(repeats):
     """Print the decoder's matrix products a second, and their share of the ceiling: median, least and greatest."""
     decoder = vae_fc.build_decoder(SHAPE, Z, False)
     operations = sum(2 * np.prod(weight.shape) for weight in decoder.weights if len(weight.shape) == 2)
-    vae = utils.Vae(vae_fc.build_encoder(SHAPE, Z, False), decoder, tf.Variable(0.0), "bernoulli")
+    vae = elbo.Vae(vae_fc.build_encoder(SHAPE, Z, False), decoder, tf.Variable(0.0), "bernoulli")
     call = measures.build_importance_call(vae, argparse.Namespace(xla=vae_fc.XLA, seed=0))
     x = tf.cast(tf.random.stateless_uniform((IMAGES, *SHAPE), (0, 0)) < 0.2, tf.float32)
     codes = [tf.zeros((IMAGES, Z)), tf.zeros((IMAGES, Z))]
@@ -57,7 +58,7 @@ def measure(repeats):
 def products_alone(kernels):
     """A compiled function of codes (B, z): STEPS times the decoder's matrix products, none like the one before."""
 
-    @utils.compiled(xla=True)
+    @elbo.compiled(xla=True)
     def alone(codes):
         total = tf.zeros(())
         for step in range(STEPS):

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-import utils
+import elbo
 
 NAMES = ("Keras fit",)
 
@@ -33,7 +33,7 @@ def epochs(case, images, _, chosen):
     if "Keras fit" not in chosen:
         return {}
     encoder, decoder = case.networks()
-    vae = utils.Vae(encoder, decoder, tf.Variable(0.0), "bernoulli" if case.bernoulli else "gaussian")
+    vae = elbo.Vae(encoder, decoder, tf.Variable(0.0), "bernoulli" if case.bernoulli else "gaussian")
     model = Model(vae)
     optimizer = keras.optimizers.Adam(case.learning_rate)
     optimizer.build(vae.variables)

@@ -31,6 +31,8 @@ import peers_torch
 import tensorflow as tf
 from ceiling import product_rate
 
+import elbo
+
 PEERS = (peers_torch, peers_jax, peers_keras)
 NAMES = ["ours bf16", *(name for peer in PEERS for name in peer.NAMES)]
 OURS = {"ours": "fp32", "ours bf16": "bf16"}
@@ -100,7 +102,7 @@ def our_epoch(case, images, precision):
         | {"decay_per_epoch": 0.0, "mirror": False, "shift": 0, "warmup_steps": 1, "precision": precision}
     )
     encoder, decoder = case.networks()
-    vae = utils.Vae(encoder, decoder, tf.Variable(0.0), likelihood)
+    vae = elbo.Vae(encoder, decoder, tf.Variable(0.0), likelihood)
     vae, average = utils.trained_and_averaged(vae, precision)
     optimizer = utils.build_optimizer(settings, vae.variables, len(images) // case.batch)
     data = Dataset("random", images, images[:1], None, None, ())
