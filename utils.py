@@ -648,5 +648,6 @@ def picture_rows(data, count):
     spread = np.linspace(0, len(data.test) - 1, min(count, len(data.test))).astype(int)
     if "Eyeglasses" not in data.attributes:
         return spread
-    wearers = np.flatnonzero(data.test_labels[:, data.attributes.index("Eyeglasses")])
-    return np.concatenate([spread[::2], wearers[: count - len(spread[::2])]])
+    anyone = spread[::2]
+    wearers = np.setdiff1d(np.flatnonzero(data.test_labels[:, data.attributes.index("Eyeglasses")]), anyone)
+    return np.concatenate([anyone, wearers[: count - len(anyone)]])
