@@ -5,7 +5,7 @@
     python vae_conv.py --dataset celeba --z 128 --epochs 60 --resume
 
 Every run leaves its pictures, numbers and networks in a folder of its own, results/conv_<dataset>_z<z>/. Expect a test
-PSNR of 25.0 dB with --dataset cifar10 --z 128 --epochs 20, after 10 to 35 minutes on two cores.
+PSNR of 25.0 dB with --dataset cifar10 --z 128 --epochs 20, after half an hour on two cores.
 """
 
 import math
