@@ -212,13 +212,11 @@ def build_updates(vae, average, optimizer, settings):
     return update, update_average
 
 
-def build_train_call(vae, average, optimizer, settings):
-    """The compiled training function: several steps a call, then one update of the averaged weights."""
+def build_train_step(vae, optimizer, update, settings):
+    """A step on the one device, or on all of them: train_step(images, noise, step, beta) -> terms (2,)."""
     strategy, gradient_call = tf.distribute.get_strategy(), build_gradient_call(vae, settings)
-    update, update_average = build_updates(vae, average, optimizer, settings)
-    alone = not tf.distribute.has_strategy()
 
-    def train_step(*arguments):
+    def own_step(*arguments):
         terms, gradients = gradient_call(*arguments)
         update(gradients)
         return terms
@@ -233,17 +231,23 @@ def build_train_call(vae, average, optimizer, settings):
         optimizer.apply([first * gradient for gradient in gradients], vae.variables)
         return terms
 
-    def any_step(*arguments):
-        if alone:
-            return train_step(*arguments)
+    def shared_step(*arguments):
         return strategy.experimental_local_results(strategy.run(replica_step, arguments))[0]
 
-    @compiled(under_xla(settings) and alone)
+    return shared_step if tf.distribute.has_strategy() else own_step
+
+
+def build_train_call(vae, average, optimizer, settings):
+    """The compiled training function: several steps a call, then one update of the averaged weights."""
+    update, update_average = build_updates(vae, average, optimizer, settings)
+    train_step = build_train_step(vae, optimizer, update, settings)
+
+    @compiled(under_xla(settings) and not tf.distribute.has_strategy())
     def train_steps(batches, noise, steps, first_step, beta, rate):
         numbers = tf.range(settings.steps_per_call)[:, None]
 
         def body(k, terms):
-            own = any_step(batches[k], noise[k], first_step + tf.cast(k, tf.int64), beta)
+            own = train_step(batches[k], noise[k], first_step + tf.cast(k, tf.int64), beta)
             return k + 1, tf.where(numbers == k, own, terms)
 
         # Not a loop over tf.range(steps), which XLA compiles anew for every number of steps
