@@ -5,11 +5,18 @@ bfloat16 has float32's range, so nothing has to be scaled (Kalamkar et al. 2019,
 pictured and saved is the averaged network, which computes in float32 throughout.
 """
 
+from pathlib import Path
+
 import keras
 import tensorflow as tf
 
 CHANNELS = 16  # from so many on, filter_gradient pays
 CODES = ("mean", "log_std", "linear_mean", "linear_pixels")  # posterior and linear path: 8 bits are few for those
+
+
+def lacks_instructions(cpuinfo=Path("/proc/cpuinfo")):
+    """Whether the processor has none for bfloat16: avx512_bf16, amx_bf16 or, on ARM, bf16. Only Linux tells."""
+    return cpuinfo.exists() and "bf16" not in cpuinfo.read_text()
 
 
 def biased(maps, bias, activation):

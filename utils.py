@@ -28,7 +28,7 @@ with loading():
     from board import Board
     from distributed import is_chief, lost_workers, open_strategy, share_of_batch, start_together
     from elbo import Vae, bounded_log_sigma, compiled
-    from precision import in_bfloat16
+    from precision import in_bfloat16, lacks_instructions
 
     tf.get_logger().setLevel("ERROR")  # its advice on retracing means nothing to a user
     GPUS = tf.config.list_physical_devices("GPU")
@@ -367,6 +367,8 @@ def train(encoder, decoder, data, settings):
     if settings.batch_size > len(data.train):
         note(f"--batch-size {settings.batch_size}: lowered to {len(data.train)}, the number of training images")
         settings.batch_size = len(data.train)
+    if settings.precision == "bf16" and not GPUS and lacks_instructions():
+        note("--precision bf16: slow here, as this processor has no instructions for it; --precision fp32 is faster")
     folder = open_run(settings, data) if is_chief() else None
     with sole_writer(folder):
         run = start_run(encoder, decoder, data, settings, folder)

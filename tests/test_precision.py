@@ -79,3 +79,19 @@ def test_the_gradient_of_a_bias_counts_all_its_rows():
         result = precision.biased(maps, tf.cast(bias, tf.bfloat16), tf.identity)
     found = tape.gradient(result, bias, tf.ones_like(maps))
     np.testing.assert_allclose(found, 10_000, rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("flags", "lacks"),
+    [
+        ("flags\t: fma avx512_bf16 avx2", False),
+        ("Features\t: asimd bf16", False),
+        ("flags\t: fma avx2", True),
+        (None, False),
+    ],
+)
+def test_a_processor_without_bfloat16_is_recognised(flags, lacks, tmp_path):
+    path = tmp_path / "cpuinfo"
+    if flags:
+        path.write_text(flags)
+    assert precision.lacks_instructions(path) == lacks

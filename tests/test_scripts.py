@@ -18,6 +18,7 @@ import utils
 import vae_conv
 import vae_fc
 from console import NonFiniteError, UserError, launch, loading, parse_settings
+from precision import lacks_instructions
 from run_folder import make_folder, replace_with, run_numbers, sole_writer
 
 # isort: split
@@ -161,11 +162,12 @@ def test_two_and_two_epochs_are_four_epochs_bit_for_bit(script, dataset, setting
     assert same_weights(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_a_run_in_bfloat16_resumes_exactly_and_saves_float32(image_folder, small_sets, no_pictures, tmp_path):
+def test_a_run_in_bfloat16_resumes_exactly_and_saves_float32(image_folder, small_sets, no_pictures, tmp_path, capsys):
     """Compiled, with the linear path and the U-net."""
     small = ("--image-size", 32, "--batch-size", 18, "--z", 4, "--data-dir", tmp_path)
     flags = ("--dataset", image_folder, *small, "--precision", "bf16")
     train("conv", tmp_path, *flags, "--name", "parts", "--epochs", 1)
+    assert ("--precision bf16: slow here" in capsys.readouterr().out) == (lacks_instructions() and not utils.GPUS)
     found = train("conv", tmp_path, *flags, "--name", "parts", "--resume")
     train("conv", tmp_path, *flags, "--name", "whole")
     assert read(tmp_path / "parts") == read(tmp_path / "whole")
