@@ -13,7 +13,8 @@ import pytest
 
 import vae_conv
 import vae_fc
-from data import datasets
+from console import UserError
+from data import datasets, image_files
 
 # isort: split
 import tensorflow as tf
@@ -26,6 +27,31 @@ SMALL = {"toy-digits": (300, 60), "toy-faces": (150, 40)}
 def data_dir(tmp_path_factory):
     """A data folder that keeps toy images once drawn, for the session."""
     return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Downloads fail; returns the list of those that were tried."""
+    tried = []
+
+    def fail(path, toy_set):
+        tried.append((path, toy_set))
+        raise UserError("no network")
+
+    for module in (datasets, image_files):
+        monkeypatch.setattr(module, "download", fail)
+    return tried
+
+
+def refusal(load, *parts):
+    """The message of a load that is refused: one line with these parts in it."""
+    with pytest.raises(UserError) as caught:
+        load()
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1 and message.isprintable()
+    for part in parts:
+        assert str(part) in message
+    return message
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import refusal
 
-from console import UserError
 from data import datasets, toy
 from data.datasets import load_dataset
 from data.download import PUBLISHED, Published
@@ -27,17 +27,7 @@ NAMES = ["mnist", "cifar10", "cifar10-grey", "toy-digits", "toy-faces"]
 TINY = {"toy-digits": (7, 3), "toy-faces": (4, 2)}
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    """Downloads fail; returns the list of those that were tried."""
-    tried = []
-
-    def fail(path, toy_set):
-        tried.append((path, toy_set))
-        raise UserError("no network")
-
-    monkeypatch.setattr(datasets, "download", fail)
-    return tried
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 @pytest.fixture(autouse=True)
@@ -46,17 +36,6 @@ def tiny_toys(monkeypatch):
     sets = {name: (row[0], *TINY[name], row[3]) for name, row in datasets.TOY_SETS.items()}
     monkeypatch.setattr(datasets, "TOY_SETS", sets)
     monkeypatch.setattr(toy, "progress", lambda items, total, label: items)
-
-
-def refusal(load, *parts):
-    """The message of a load that is refused: one line with these parts in it."""
-    with pytest.raises(UserError) as caught:
-        load()
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1 and message.isprintable()
-    for part in parts:
-        assert str(part) in message
-    return message
 
 
 def tree(folder):

@@ -10,6 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
+from conftest import refusal
 from PIL import EpsImagePlugin, Image
 
 from console import UserError
@@ -24,17 +25,7 @@ VALUES = np.array([[number % 2, number // 2 % 2, number // 4 % 2] for number in 
 TRAIN, UNUSED, TEST = (7, 0, 1, 11, 5, 2), (3, 8), (9, 4, 10, 6)  # numbers of faces, in the partition file's order
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    """Downloads fail; returns the list of those that were tried."""
-    tried = []
-
-    def fail(path, toy_set):
-        tried.append((path, toy_set))
-        raise UserError("no network")
-
-    monkeypatch.setattr(image_files, "download", fail)
-    return tried
+pytestmark = pytest.mark.usefixtures("no_network")
 
 
 @pytest.fixture(autouse=True)
@@ -58,17 +49,6 @@ def decode_no_more(monkeypatch):
         raise AssertionError("decoded again")
 
     return lambda: monkeypatch.setattr(image_files, "read_image", fail)
-
-
-def refusal(load, *parts):
-    """The message of a load that is refused: one line with these parts in it."""
-    with pytest.raises(UserError) as caught:
-        load()
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1 and message.isprintable()
-    for part in parts:
-        assert str(part) in message
-    return message
 
 
 def caches(data_dir):

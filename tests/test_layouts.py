@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import test_image_files as faces
-from test_datasets import MNIST, idx, random_images, refusal, tree
+from conftest import refusal
+from test_datasets import MNIST, idx, random_images, tree
 
 import vae_conv
 import vae_fc
