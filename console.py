@@ -249,6 +249,13 @@ def parse_evaluation(description, argv=None):
     return parser.parse_args(argv)
 
 
+DISK_HINTS = {  # errno: the way out
+    errno.ENOSPC: "free some disk space",
+    errno.EDQUOT: "free some disk space",
+    errno.EFBIG: "no file may grow so large here (see ulimit -f)",
+}
+
+
 def complaint(error):
     """The line about an error that its user can mend, and the exit code; raises it where that is not so."""
     if isinstance(error, NonFiniteError):
@@ -262,8 +269,7 @@ def complaint(error):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would complain once more at its end
         return "nobody reads the output any more; run it again, a training with --resume", EXIT_BAD_INPUT
     if isinstance(error, OSError):
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = "free some disk space" if full else "check the path and its permissions"
+        hint = DISK_HINTS.get(error.errno, "check the path and its permissions, or name another (--data-dir, --out)")
         return f"{error.filename or 'disk'}: {error.strerror or error}; {hint}", EXIT_BAD_INPUT
     raise error
 

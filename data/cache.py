@@ -30,10 +30,7 @@ def open_cache(data_dir, name, signature, build):
         note(f"{folder}: was damaged, so it is made anew")
         set_aside(folder)
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(folder.parent)
-        partial = folder.parent / f"partial-{secrets.token_hex(8)}"
-        partial.mkdir()  # not tempfile.mkdtemp, which would lock out the other users of a shared data folder
+        partial = make_partial(folder.parent)
         try:
             build(partial)
             checksums = {path.name: checksum(path) for path in partial.iterdir()}
@@ -47,6 +44,19 @@ def open_cache(data_dir, name, signature, build):
             shutil.rmtree(partial, ignore_errors=True)
         remove_outdated(folder, name)
     return folder
+
+
+def make_partial(caches):
+    """A new folder in that of the caches, to be filled and then renamed."""
+    partial = caches / f"partial-{secrets.token_hex(8)}"
+    try:
+        caches.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(caches)
+        partial.mkdir()  # not tempfile.mkdtemp, which would lock out the other users of a shared data folder
+    except OSError as error:
+        error.filename = str(caches)  # the one that its user knows
+        raise
+    return partial
 
 
 def is_whole(folder):

@@ -550,6 +550,18 @@ def test_a_build_that_fails_leaves_nothing_new(tmp_path, error):
     assert list((tmp_path / "cache").iterdir()) == [earlier] and content(earlier) == "earlier"
 
 
+def test_a_data_folder_that_may_only_be_read(tmp_path, monkeypatch):
+    """The folder that is named is one that its user knows."""
+
+    def mkdir(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(cache.Path, "mkdir", mkdir)
+    with pytest.raises(PermissionError) as caught:
+        cache.open_cache(tmp_path, "name", 1, fill("whole"))
+    assert caught.value.filename == str(tmp_path / "cache")
+
+
 @pytest.mark.parametrize(("folder_age", "file_age", "kept"), [(7200, 7200, False), (0, 0, True), (7200, 60, True)])
 def test_abandoned_folders_are_removed(tmp_path, folder_age, file_age, kept):
     """Not so those that another process may still be filling."""
