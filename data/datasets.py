@@ -7,6 +7,7 @@ import math
 import os
 import struct
 import tarfile
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
@@ -244,7 +245,7 @@ def read_array(path, name, rank):
                     raise ValueError(f"more than the array {name}")
     except KeyError:
         raise UserError(f"{path}: has no array {name}; {NPZ_HELP}") from None
-    except (*UNREADABLE, MemoryError) as error:
+    except (*UNREADABLE, MemoryError, tokenize.TokenError) as error:  # the last: NumPy's, at a header cut off
         raise UserError(f"{path}: cannot be read ({reason(error)}); {NPZ_HELP}") from None
     if array.dtype != np.uint8 or array.ndim != rank or not len(array):
         raise UserError(f"{path}: {name} is {array.dtype} {list(array.shape)}, not bytes of {rank} axes; {NPZ_HELP}")
