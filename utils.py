@@ -554,11 +554,16 @@ def save_checkpoint(checkpoints, epoch):
         raise UserError(f"{place}: cannot be written ({why}); free some disk space, then --resume") from None
 
 
+UNRESTORABLE = (  # what TensorFlow raises at damaged checkpoints: its own errors and Python's
+    *(tf.errors.OpError, AssertionError, ValueError, TypeError, LookupError, RuntimeError, MemoryError),
+)
+
+
 def open_checkpoints(state, folder):
     """The checkpoints in a folder, of which two are kept."""
     try:
         return tf.train.CheckpointManager(state, str(folder), max_to_keep=2)
-    except (tf.errors.OpError, ValueError) as error:
+    except UNRESTORABLE as error:
         path = folder / "checkpoint"
         raise UserError(f"{path}: cannot be read ({reason(error)}); start a new run with --name") from None
 
@@ -579,7 +584,7 @@ def restore_newest(checkpoints):
         try:
             checkpoints.checkpoint.restore(path).assert_consumed()
             return path
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
+        except UNRESTORABLE as error:
             why = f"{path}: cannot be read ({reason(error)})"
             if path != checkpoints.checkpoints[0]:
                 note(f"{why}; going on from the one before")

@@ -270,10 +270,11 @@ def test_a_list_of_checkpoints_that_is_lost_does_not_cost_the_run(content, quick
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 
-def test_a_damaged_checkpoint_costs_an_epoch_and_not_the_run(quick, tmp_path, capsys):
+@pytest.mark.parametrize("file", ["index", "data-00000-of-00001"])
+def test_a_damaged_checkpoint_costs_an_epoch_and_not_the_run(file, quick, tmp_path, capsys):
     train("fc", tmp_path, "--name", "whole", "--epochs", 3)
     train("fc", tmp_path, "--name", "run")
-    newest = tmp_path / "run" / "checkpoint" / "ckpt-2.index"
+    newest = tmp_path / "run" / "checkpoint" / f"ckpt-2.{file}"
     newest.write_bytes(newest.read_bytes()[:-9])
     train("fc", tmp_path, "--name", "run", "--resume", "--epochs", 3)
     assert re.search(r"ckpt-2: cannot be read .*; going on from the one before", capsys.readouterr().out)
