@@ -28,6 +28,11 @@ def reason(error):
     return " ".join(text.split())[:300]
 
 
+def one_line(text):
+    """Text with escapes in place of what would break a line or steer a terminal; names of files may hold both."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def name_file(error, path):
     """Give an OSError that names no file, as one of a full disk, this one."""
     if error.errno and not error.filename:
@@ -287,5 +292,5 @@ def launch(main):
     except Exception as error:
         line, code = complaint(error)
         with contextlib.suppress(BrokenPipeError):
-            print(f"{sys.argv[0]}: error: {line}", file=sys.stderr, flush=True)
+            print(f"{sys.argv[0]}: error: {one_line(line)}", file=sys.stderr, flush=True)
         sys.exit(code)

@@ -1,10 +1,13 @@
 """CelebA and folders of images: decoded once, in parallel, into a memory-mapped cache."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import struct
+import threading
+import warnings
 import zipfile
 import zlib
 from collections import deque
@@ -14,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from console import UserError, note, progress, reason
+from console import UserError, note, one_line, progress, reason
 from data.cache import open_cache, save_array
 from data.download import download
 from data.layouts import by_file_name, check_end, is_endless
@@ -30,6 +33,7 @@ ALIGNED = (178, 218)  # width and height of CelebA's aligned images
 FACE = (15, 35, 163, 183)  # their central 148 x 148 pixels: left, top, right, bottom (Larsen et al. 2016)
 BLOCK = 32  # images that a thread decodes before it asks for more
 AHEAD = 4 * (os.cpu_count() or 1)  # blocks that are decoded before the first of them is written
+MOST_REMARKS = 10  # files that are remarked on by name
 UNREADABLE = (  # what Pillow and zipfile raise at damaged files
     *(OSError, ValueError, TypeError, SyntaxError, EOFError, LookupError, ArithmeticError, RuntimeError),
     *(struct.error, zlib.error, LZMAError, zipfile.BadZipFile, Image.DecompressionBombError),
@@ -74,7 +78,7 @@ def write_images(path, files, decode, label):
     Ordinary writes, not a writable memory map: on a full disk that would be a bus error instead of a message.
     """
     digest = hashlib.sha256()
-    with path.open("wb") as file:
+    with warnings_by_file() as remarks, path.open("wb") as file:
         blocks = decoded_blocks(files, decode)
         for number, pixels in enumerate(progress(blocks, -(-len(files) // BLOCK), label)):
             if number == 0:
@@ -82,6 +86,10 @@ def write_images(path, files, decode, label):
                 np.lib.format.write_array_header_1_0(file, header)
             digest.update(pixels)
             file.write(pixels)
+    for name in sorted(remarks)[:MOST_REMARKS]:
+        note(one_line(f"{name}: {remarks[name]}; used all the same"))
+    if len(remarks) > MOST_REMARKS:
+        note(f"... and such remarks on {len(remarks) - MOST_REMARKS:,} more files")
     return digest.hexdigest()
 
 
@@ -100,8 +108,30 @@ def decoded_blocks(files, decode):
         pool.shutdown(cancel_futures=True)  # after a fault, nobody waits for the rest
 
 
+reading = threading.local()  # .name: the file that a thread decodes
+
+
+@contextlib.contextmanager
+def warnings_by_file():
+    """{file: what Pillow warns of while it is decoded}, in place of Python's two lines, which name no file."""
+    found = {}
+    with warnings.catch_warnings():
+        elsewhere = warnings.showwarning
+
+        def hear(message, *where, **more):
+            if hasattr(reading, "name"):
+                found.setdefault(str(reading.name), " ".join(str(message).split()).rstrip("."))
+            else:
+                elsewhere(message, *where, **more)
+
+        warnings.showwarning = hear
+        warnings.filterwarnings("always", module=r"PIL\.")  # for each file, not for the first one only
+        yield found
+
+
 def read_image(find, name, convert):
     """`convert(image)` of the image in what `find()` returns, a path or an open file; an error calls it `name`."""
+    reading.name = name
     try:
         image = Image.open(find(), formats=FORMATS)
         if image.format == "PNG":

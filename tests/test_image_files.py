@@ -879,6 +879,18 @@ def test_damage_that_shows_late(tmp_path, monkeypatch, error, text):
     refusal(lambda: split_of(tmp_path / "images", tmp_path), tmp_path / "images", "cannot be read (")
 
 
+def test_what_pillow_warns_of_is_a_line_with_the_files_name(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(image_files.Image, "MAX_IMAGE_PIXELS", 50)  # what has more may be a bomb
+    write_numbered(tmp_path / "images", ["0\n.png", *(f"{number:02}.png" for number in range(11))])
+    train, test = split_of(tmp_path / "images", tmp_path)
+    assert sorted(train + test) == list(range(12)), "all are used"
+    out, error = capfd.readouterr()
+    lines = out.splitlines()
+    assert error == "" and len(lines) == 11 and lines[0].startswith(f"{tmp_path / 'images'}/0\\n.png: Image size (64 ")
+    assert all(line.endswith("; used all the same") for line in lines[:10])
+    assert lines[10] == "... and such remarks on 2 more files"
+
+
 def test_names_in_any_script(tmp_path):
     write_numbered(tmp_path / "Bilder für später", ["café.png", "日本.png", "😀.png", "a\nb.png"])
     train, test = split_of(tmp_path / "Bilder für später", tmp_path)

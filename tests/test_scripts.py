@@ -515,6 +515,7 @@ LAUNCHED = {  # what a command does: (its exit code, what it says)
     "raise OSError(28, 'No space left on device')": (2, "No space left on device; free some disk space"),
     "raise OSError(27, 'File too large')": (2, "File too large; no file may grow so large here (see ulimit -f)"),
     "raise OSError(30, 'Read-only file system', 'data/cache')": (2, "data/cache: Read-only file system; check"),
+    "raise console.UserError('a name like\\nthis')": (2, r"error: a name like\nthis"),
     "print('a name \\udcff'), print('said', file=sys.stderr)": (2, "nobody reads"),
     "[console.note('x' * 9999) for _ in range(99)]": (2, "error: nobody reads the output any more; run it again"),
     "raise KeyError('a fault of ours')": (1, "Traceback"),
