@@ -10,7 +10,7 @@ import pickletools
 
 import numpy as np
 
-from console import UserError, reason
+from console import UserError, one_line, reason
 
 PIXELS = 3 * 32 * 32
 MEMO = {"PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET"}
@@ -56,7 +56,7 @@ class Reader(pickle.Unpickler):
         if (module, name) == BYTES:
             return self.latin_bytes
         if (module, name) not in KNOWN:
-            raise pickle.UnpicklingError(f"asks for {module}.{name}, which CIFAR-10 has not")
+            raise pickle.UnpicklingError(f"asks for {one_line(f'{module}.{name}')}, which CIFAR-10 has not")
         return KNOWN[module, name]
 
 

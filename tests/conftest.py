@@ -105,6 +105,11 @@ def wait_for(condition, process):
     raise AssertionError("nothing happened for a minute")
 
 
+def contents(folder):
+    """{path: bytes} of all files in it."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.fixture
 def image_folder(tmp_path):
     """A folder of images that a process of its own can train on without drawing any."""

@@ -1,6 +1,9 @@
 """Hundreds of damaged inputs: each is read as it was, or refused in one line that names the file, and nothing else.
 
-Every layout that is read is written small and whole, then one of its files at a time is cut, bent or blocked.
+Every layout that is read is written small and whole, then one of its files at a time is cut, bent or blocked. The long
+form, which prints its counts too, damages thousands at random:
+
+    python -m pytest -m slow -n 0 tests/test_damage.py
 """
 
 import io
@@ -19,6 +22,7 @@ from console import UserError
 from data import datasets, image_files
 from data.datasets import load_dataset
 
+RANDOM_DAMAGES = 300  # of each layout
 GARBAGE = b"<html>404 Not Found</html>\n"
 
 
@@ -118,6 +122,22 @@ def damages(layout, path, content):
             yield f"byte {place} changed", flipped(content, place, int(random.integers(8)))
 
 
+def mutated(random, content, text):
+    """The content but for a piece, often one of its first 200 bytes or a line of text: changed, gone, doubled, ..."""
+    if text and random.random() < 0.5:
+        lines = content.splitlines(keepends=True)
+        start = sum(map(len, lines[: (number := int(random.integers(len(lines))))]))
+        stop = start + len(lines[number])
+    else:
+        start = int(random.integers(min(len(content), random.choice([200, len(content)]))))
+        stop = start + int(random.integers(1, 65))
+    before, piece, after = content[:start], content[start:stop], content[stop:]
+    noise = random.bytes(len(piece))
+    choices = [before + noise + after, before + bytes(len(piece)) + after, before + noise + piece + after]
+    choices += [before, before + after, before + piece + piece + after, after + before]
+    return choices[random.integers(len(choices))]
+
+
 def flipped(content, place, bit):
     return content[:place] + bytes((content[place] ^ (1 << bit),)) + content[place + 1 :]
 
@@ -150,8 +170,11 @@ def names(path, text):
     return any(part.split(".")[0] in text for part in parts)
 
 
-def outcome(folder, layout, good, path, capsys):
-    """What became of a damaged set: "refused", "read as it was", "remarked on"; fails at anything else."""
+def outcome(folder, layout, good, path, capsys, unguarded=()):
+    """What became of a damaged set: "refused", "read as it was", "remarked on"; fails at anything else.
+
+    unguarded: endings of files whose pixels may be others in silence, since nothing in them could tell.
+    """
     before = outside_of_cache(folder)
     capsys.readouterr()
     try:
@@ -169,8 +192,10 @@ def outcome(folder, layout, good, path, capsys):
         assert outside_of_cache(folder) == before, "nothing in the data folder but its cache has changed"
     if all(map(np.array_equal, found, good)):
         return "read as it was"
-    assert names(path, capsys.readouterr().out), "other data than before, and not a word about it"
-    return "remarked on"
+    if names(path, capsys.readouterr().out):
+        return "remarked on"
+    assert path.endswith(unguarded), "other data than before, and not a word about it"
+    return "other pixels"
 
 
 @pytest.fixture(autouse=True)
@@ -207,3 +232,26 @@ def test_damaged_files_are_refused_or_read_as_they_were(tmp_path, capsys):
     with capsys.disabled():
         print(f"\n{counts.total()} damaged inputs: {dict(counts)}")
     assert counts.total() >= 200 and counts["refused"] > 150
+
+
+@pytest.mark.slow
+def test_files_damaged_at_random_are_refused_or_read_as_they_were(tmp_path, capsys):
+    (tmp_path / "made").mkdir()
+    counts, random = Counter(), np.random.default_rng(0)
+    for name, layout in all_layouts(tmp_path / "made").items():
+        folder = tmp_path / "good" / name
+        put(folder, layout.files)
+        good, paths = load(folder, layout), sorted(layout.files)
+        shutil.rmtree(folder)
+        texts = [path for path in paths if path.endswith((".txt", ".csv"))]
+        for number in range(RANDOM_DAMAGES):
+            path = str(random.choice(texts if texts and number % 2 else paths))
+            instead = mutated(random, layout.files[path], path in texts)
+            put(folder, layout.files | {path: instead})
+            try:
+                counts[outcome(folder, layout, good, path, capsys, unguarded=(".jpg", "ubyte"))] += 1
+            except Exception as error:
+                raise AssertionError(f"{name}, {path}: {instead!r}") from error
+            shutil.rmtree(folder)
+    with capsys.disabled():
+        print(f"\n{counts.total()} inputs damaged at random: {dict(counts)}")

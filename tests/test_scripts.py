@@ -4,15 +4,18 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script, start_script, step_by_step, wait_for
+from conftest import ROOT, contents, run_script, start_script, step_by_step, wait_for
 from PIL import Image
+from test_damage import mutated
 
 import utils
 import vae_conv
@@ -35,6 +38,7 @@ FILES = {
     *"encoder.keras decoder.keras checkpoint".split(),
 }
 TIMES = {"seconds", "images_per_second", "total_seconds"}
+RANDOM_DAMAGES = 150
 SCRIPTS = {"fc": vae_fc, "conv": vae_conv}
 
 
@@ -230,7 +234,7 @@ def test_tensorboard_gets_numbers_and_pictures(eager, tmp_path):
 
 def test_finished_runs_stay(quick, tmp_path):
     train("fc", tmp_path, "--epochs", 1)
-    before = {path: path.read_bytes() for path in (tmp_path / "fc_toy-digits_z2").rglob("*") if path.is_file()}
+    before = contents(tmp_path / "fc_toy-digits_z2")
     train("fc", tmp_path, "--epochs", 1)
     train("fc", tmp_path, "--epochs", 1, "--seed", 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"fc_toy-digits_z2{end}" for end in ("", "-2", "-3")]
@@ -264,10 +268,10 @@ def test_a_list_of_checkpoints_that_is_lost_does_not_cost_the_run(content, quick
     train("fc", tmp_path, "--name", "run")
     path = tmp_path / "run" / "checkpoint" / "checkpoint"
     path.unlink() if content is None else path.write_bytes(content)
-    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    before = contents(tmp_path / "run")
     with pytest.raises(UserError, match=r"checkpoint/checkpoint: .*; start a new run with --name"):
         train("fc", tmp_path, "--name", "run", "--resume", "--epochs", 3)
-    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert before == contents(tmp_path / "run")
 
 
 @pytest.mark.parametrize("file", ["index", "data-00000-of-00001"])
@@ -288,6 +292,32 @@ def test_a_run_folder_full_of_garbage(name, content, quick, tmp_path):
     (tmp_path / "run" / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name}: .*; start a new run with --name"):
         train("fc", tmp_path, "--name", "run", "--resume", "--epochs", 3)
+
+
+@pytest.mark.slow
+def test_a_run_folder_damaged_at_random_resumes_exactly_or_is_refused(quick, tmp_path, capsys):
+    """python -m pytest -m slow -n 0 tests/test_scripts.py prints its counts."""
+    train("fc", tmp_path, "--name", "whole", "--limit", 100, "--epochs", 3)
+    train("fc", tmp_path, "--name", "good", "--limit", 100)
+    files = sorted(contents(tmp_path / "good").items())
+    random, counts = np.random.default_rng(0), Counter()
+    for number in range(RANDOM_DAMAGES):
+        path, good = files[number % len(files)]
+        run = shutil.copytree(tmp_path / "good", tmp_path / f"run{number}")
+        damaged = run / path.relative_to(tmp_path / "good")
+        damaged.write_bytes(mutated(random, good, path.suffix in (".json", ".csv")))
+        before = contents(run)
+        try:
+            train("fc", tmp_path, "--name", run.name, "--resume", "--limit", 100, "--epochs", 3)
+        except UserError as error:
+            assert str(run) in str(error) and len(str(error).splitlines()) == 1 and contents(run) == before
+            counts["refused"] += 1
+        else:
+            assert same_weights(run, tmp_path / "whole"), damaged
+            assert read(run) == read(tmp_path / "whole") or damaged.name == "metrics.csv", damaged
+            counts["resumed exactly"] += 1
+    with capsys.disabled():
+        print(f"\nrun folders damaged at random: {dict(counts)}")
 
 
 def test_a_run_stopped_while_it_is_saved_again_is_not_taken_for_finished(quick, tmp_path, monkeypatch):
@@ -328,7 +358,7 @@ def test_a_run_that_is_being_trained_is_left_alone(quick, tmp_path):
     leftover.write_bytes(b"half")
     with sole_writer(tmp_path / "run"):
         assert not leftover.exists(), "what a killed process had half written"
-        before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+        before = contents(tmp_path / "run")
         with pytest.raises(UserError, match=r"run: another process is training this run; .* --name"):
             train("fc", tmp_path, "--name", "run", "--resume", "--epochs", 3)
         assert {path: path.read_bytes() for path in before} == before

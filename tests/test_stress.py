@@ -28,7 +28,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, run_python, run_script
+from conftest import ROOT, contents, run_python, run_script
 from test_datasets import MNIST_FILES, idx, random_images
 from test_download import Handler, serving
 
@@ -97,17 +97,13 @@ def assert_same_run(one, other):
     assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}, "nothing is left behind"
 
 
-def content(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["vae_fc.py", "vae_conv.py"])
 def test_runs_killed_at_many_moments_end_with_the_weights_of_one_never_stopped(script, image_folder, tmp_path, capsys):
     """Chains of kills, from the decoding of the images to the last picture, each going on from what the last left."""
     out, random = tmp_path / "out", np.random.default_rng(len(script))
     assert run_script(script, *flags_of(image_folder, out, "whole")).returncode == 0
-    untouched, kills, chains = content(out / "whole"), 0, 0
+    untouched, kills, chains = contents(out / "whole"), 0, 0
     while kills < KILLS // 2:
         chains += 1
         name = f"killed{chains}"
@@ -117,7 +113,7 @@ def test_runs_killed_at_many_moments_end_with_the_weights_of_one_never_stopped(s
         result = run_script(script, *flags_of(image_folder, out, name), "--resume")
         assert result.returncode == 0, result.stderr
         assert_same_run(out / name, out / "whole")
-    assert content(out / "whole") == untouched
+    assert contents(out / "whole") == untouched
     with capsys.disabled():
         print(f"\n{script}: killed {kills} times in {chains} runs; all ended with the weights of one never stopped")
 
