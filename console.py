@@ -12,6 +12,7 @@ from pathlib import Path
 from data.layouts import idx_folder
 
 EXIT_BAD_INPUT, EXIT_NON_FINITE, EXIT_INTERRUPTED = 2, 3, 130
+PACKAGES = {"tensorflow", "keras", "numpy", "matplotlib", "PIL"}  # that requirements.txt brings
 
 
 class UserError(Exception):
@@ -49,14 +50,33 @@ def wipe_line():
     print("\r\x1b[K", end="", flush=True)
 
 
+def open_closed_streams():
+    """Where a program is started with stdout or stderr closed, open them into nothing.
+
+    Otherwise they are None in Python, and the next file opened, perhaps one of images, is where C++ code logs to.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
+
+
 @contextlib.contextmanager
 def importing():
-    """Ctrl-C while modules are loaded, which takes seconds, ends the program as at any other time."""
+    """Modules are loaded: Ctrl-C meanwhile ends the program as at any other time, a package that is not there too."""
+    open_closed_streams()
     try:
         yield
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
+    except ModuleNotFoundError as error:
+        if error.name not in PACKAGES:
+            raise
+        print(f"{sys.argv[0]}: error: {error}; pip install -r requirements.txt", file=sys.stderr)
+        raise SystemExit(EXIT_BAD_INPUT) from None
 
 
 @contextlib.contextmanager

@@ -17,11 +17,10 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-import utils  # before TensorFlow: it keeps TensorFlow's start-up log off the terminal
+import utils  # first: it keeps TensorFlow's start-up log off the terminal
 
 # isort: split
+import numpy as np
 import tensorflow as tf
 
 import elbo

@@ -445,6 +445,28 @@ def test_interrupted_while_modules_are_loaded(module, tmp_path):
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "\ninterrupted\n")
 
 
+@pytest.mark.parametrize("module", ["numpy", "keras"])
+@pytest.mark.parametrize("script", ["vae_conv.py", "evaluate.py"])
+def test_a_package_that_is_not_installed_is_one_line_and_exit_2(script, module, tmp_path):
+    (tmp_path / f"{module}.py").write_text(f"raise ModuleNotFoundError('No module named {module}', name='{module}')")
+    result = run_script(script, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    line = f"{ROOT / script}: error: No module named {module}; pip install -r requirements.txt\n"
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", line)
+
+
+def test_closed_streams_are_opened_into_nothing(tmp_path):
+    """Otherwise the next file opened has the number of one of them, and what C++ code logs goes into it."""
+    program = "import sys, console; console.open_closed_streams(); print('out'); print('error', file=sys.stderr); "
+    program += f"file = open({str(tmp_path / 'file')!r}, 'w'); assert file.fileno() > 2; file.write('kept')"
+    command = ["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, program]
+    assert subprocess.run(command, cwd=ROOT).returncode == 0
+    assert (tmp_path / "file").read_text() == "kept"
+    finished = subprocess.run(
+        ["sh", "-c", 'exec "$0" "$1" --dataset nowhere >&-', sys.executable, ROOT / "vae_fc.py"], stderr=-1
+    )
+    assert finished.returncode == 2 and finished.stderr.count(b"\n") == 1
+
+
 BAD_FLAGS = {
     "--z": "0", "--epochs": "-1", "--batch-size": "0", "--learning-rate": "nan", "--likelihood": "poisson",
     "--binarize": "yes", "--beta": "-0.1", "--kl-warmup-epochs": "-1",
