@@ -554,9 +554,8 @@ def save_checkpoint(checkpoints, epoch):
         raise UserError(f"{place}: cannot be written ({why}); free some disk space, then --resume") from None
 
 
-UNRESTORABLE = (  # what TensorFlow raises at damaged checkpoints: its own errors and Python's
-    *(tf.errors.OpError, AssertionError, ValueError, TypeError, LookupError, RuntimeError, MemoryError),
-)
+# What TensorFlow raises at damaged checkpoints: errors of its own and of Python's.
+UNRESTORABLE = (tf.errors.OpError, AssertionError, ValueError, TypeError, LookupError, RuntimeError, MemoryError)
 
 
 def open_checkpoints(state, folder):

@@ -86,11 +86,16 @@ def write_images(path, files, decode, label):
                 np.lib.format.write_array_header_1_0(file, header)
             digest.update(pixels)
             file.write(pixels)
+    pass_on(remarks)
+    return digest.hexdigest()
+
+
+def pass_on(remarks):
+    """A line about each of the first files in {file: remark}."""
     for name in sorted(remarks)[:MOST_REMARKS]:
         note(one_line(f"{name}: {remarks[name]}; used all the same"))
     if len(remarks) > MOST_REMARKS:
         note(f"... and such remarks on {len(remarks) - MOST_REMARKS:,} more files")
-    return digest.hexdigest()
 
 
 def decoded_blocks(files, decode):
