@@ -157,7 +157,13 @@ def _folder_name(text):
 def _path(text):
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError("an empty path")
-    return text
+    return os.path.expanduser(text)  # noqa: PTH111 (which raises where there is no such user); as in --out=~/runs
+
+
+def _switch(text):
+    if text not in ("True", "False"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not True or False")
+    return text == "True"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -204,7 +210,11 @@ CONSTANTS = {  # those of the scripts that have no flag: their types
     "average_power": _number(float, 0),
     "steps_per_call": _number(int, 1),
     "shift": _number(int, 0),
+    "mirror": _switch,
+    "xla": _switch,
+    "tensorboard": _switch,
 }
+MAY_BE_NONE = {"limit", "image_size", "name"}  # once BY_DATASET has given the others
 
 
 def parse_settings(script, description, constants, argv=None):
@@ -226,23 +236,39 @@ def parse_settings(script, description, constants, argv=None):
     flags = vars(parser.parse_args(argv))
     given |= {name: value for name, value in flags.items() if value is not None}
     settings = argparse.Namespace(script=script, **given)
-    own = "mnist" if idx_folder(Path(settings.dataset)) else "a folder"  # the first for sets in MNIST's file names
-    row = by_dataset.get(settings.dataset, by_dataset[own])
-    for name, value in row.items():
+    for name, value in _row_of(parser, settings.dataset, by_dataset).items():
         if getattr(settings, name.lower()) is None:
             setattr(settings, name.lower(), value)
     _check_constants(parser, settings)
     return settings
 
 
+def _row_of(parser, dataset, by_dataset):
+    """What BY_DATASET says of a data set; a row that is not there or has a constant that is none ends the program."""
+    if not isinstance(dataset, str):
+        parser.error(f"DATASET (--dataset): {dataset!r} is neither a name nor the path of a folder")
+    own = "mnist" if idx_folder(Path(dataset)) else "a folder"  # the first for sets in MNIST's file names
+    name = dataset if dataset in by_dataset else own
+    if name not in by_dataset:
+        parser.error(f"BY_DATASET: has no row {name!r}")
+    unknown = [constant for constant in by_dataset[name] if constant.lower() not in FLAGS | CONSTANTS]
+    if unknown:
+        parser.error(f"BY_DATASET: {unknown[0]} in the row {name!r} is no constant that a row can give")
+    return by_dataset[name]
+
+
 def _check_constants(parser, settings):
     """Constants are edited by hand: read them as their flags would be, and refuse contradictions."""
     for name, kind in ({flag: kind for flag, (kind, _) in FLAGS.items()} | CONSTANTS).items():
         value = getattr(settings, name)
+        if value is None and name in MAY_BE_NONE:
+            continue
         called = f"{name.upper()} (--{name.replace('_', '-')})" if name in FLAGS else name.upper()
-        if value is not None and isinstance(kind, tuple) and str(value) not in kind:
+        if value is None:
+            parser.error(f"{called}: is None, and nothing stands in for it")
+        if isinstance(kind, tuple) and str(value) not in kind:
             parser.error(f"{called}: {value!r} is not one of {', '.join(kind)}")
-        if value is not None and not isinstance(kind, tuple):
+        if not isinstance(kind, tuple):
             try:
                 setattr(settings, name, kind(str(value)))
             except argparse.ArgumentTypeError as error:

@@ -19,24 +19,44 @@ try:
 except ImportError:  # Windows: there, nobody watches
     fcntl = None
 
+PATTERNS = set("*?[]" if os.name == "nt" else "*?[]\\")  # TensorFlow deletes old checkpoints by a pattern
 FREE_TO_CHANGE = {  # on --resume
     *("epochs", "resume", "data_dir", "out", "name", "strategy", "tensorboard", "versions", "git_commit", "command"),
 }
 
 
 def open_run(settings, data):
-    """The run's folder: a new one, or with --resume the newest of that name if there is one, with the same settings."""
+    """The run's folder: a new one, or with --resume one of that name if there is one, with the same settings."""
     base = Path(settings.out) / (settings.name or f"{settings.script}_{data.name}_z{settings.z}")
+    if PATTERNS & set(str(base)):
+        raise UserError(f"{base}: TensorFlow takes * ? [ ] and \\ for patterns; choose another --name or --out")
     config = json.loads(json.dumps(run_config(settings, data)))
     earlier = run_numbers(base)
     if settings.resume and earlier:
-        folder = numbered(base, max(earlier))
-        check_same_run(folder, config)
-    else:
-        if settings.resume:
-            note(f"{base}: nothing to resume, so this is a new run")
-        folder = make_folder(base, max(earlier, default=0) + 1)
-    return folder
+        folder = run_to_resume([numbered(base, number) for number in sorted(earlier, reverse=True)], config)
+        if (folder / "config.json").exists():
+            settings.name = kept_name(folder)  # X-2 may have been begun as X, and found by its own name
+        return folder
+    if settings.resume:
+        note(f"{base}: nothing to resume, so this is a new run")
+    return make_folder(base, max(earlier, default=0) + 1)
+
+
+def run_to_resume(folders, config):
+    """Of a name's runs, newest first, the first with these settings that was begun and not ended; else the newest."""
+    refusals = {}
+    for folder in folders:
+        try:
+            check_same_run(folder, config)
+        except UserError as error:
+            refusals[folder] = error
+    same = [folder for folder in folders if folder not in refusals]
+    begun = [folder for folder in same if 0 < len(read_rows(folder / "metrics.csv")) < config["epochs"]]
+    chosen = (begun or folders)[0]
+    if chosen in refusals:
+        raise refusals[chosen]
+    remark_on_versions(chosen, config)
+    return chosen
 
 
 def numbered(base, number):
@@ -54,10 +74,15 @@ def run_numbers(base):
 
 def was_named(folder):
     """Whether --name asked for this very name, number and all: then it is no further run of a shorter name."""
+    return kept_name(folder) == folder.name
+
+
+def kept_name(folder):
+    """The --name with which a run was begun; None if there was none, or no telling."""
     try:
-        return json.loads((folder / "config.json").read_text())["name"] == folder.name
+        return json.loads((folder / "config.json").read_text())["name"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return False
+        return None
 
 
 def make_folder(base, number):
@@ -130,7 +155,9 @@ def check_same_run(folder, config):
     try:
         kept = dict(json.loads((folder / "config.json").read_text()))
     except FileNotFoundError:
-        return  # stopped before it began
+        if all(path.name.startswith("partial-") for path in folder.iterdir()):
+            return  # stopped before it began
+        raise UserError(f"{folder}: has no config.json, so it cannot be resumed; start a new run with --name") from None
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{folder / 'config.json'}: not JSON ({error}); start a new run with --name") from None
     for key in sorted(set(config) - FREE_TO_CHANGE):
@@ -146,8 +173,13 @@ def check_same_run(folder, config):
     done = len(read_rows(folder / "metrics.csv"))
     if done > config["epochs"]:
         raise UserError(f"--epochs {config['epochs']}: {folder} has {done} already; ask for more, or start a new run")
-    if kept.get("versions") != config["versions"]:
-        note(f"{folder} was begun with other versions of its packages: the rest may differ in the last digits")
+
+
+def remark_on_versions(folder, config):
+    """Say so where a run that goes on was begun with other packages."""
+    with contextlib.suppress(FileNotFoundError):
+        if json.loads((folder / "config.json").read_text()).get("versions") != config["versions"]:
+            note(f"{folder} was begun with other versions of its packages: the rest may differ in the last digits")
 
 
 def read_rows(path):

@@ -579,13 +579,14 @@ def epoch_of(checkpoint):
 
 def restore_newest(checkpoints):
     """Load the newest checkpoint that can be read; returns its path."""
-    for path in reversed(checkpoints.checkpoints):
+    kept = checkpoints.checkpoints or [checkpoints.latest_checkpoint]  # none where the clock was set back since
+    for path in reversed(kept):
         try:
             checkpoints.checkpoint.restore(path).assert_consumed()
             return path
         except UNRESTORABLE as error:
             why = f"{path}: cannot be read ({reason(error)})"
-            if path != checkpoints.checkpoints[0]:
+            if path != kept[0]:
                 note(f"{why}; going on from the one before")
     raise UserError(f"{why}; start a new run with --name")
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -335,6 +336,47 @@ def test_a_run_stopped_while_it_is_saved_again_is_not_taken_for_finished(quick, 
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
+def test_resume_goes_on_with_the_run_that_was_begun_and_not_ended(quick, tmp_path):
+    """Not with one begun by mistake since, when --resume was forgotten, nor with one of other settings."""
+    train("fc", tmp_path, "--name", "run", "--limit", 100)
+    train("fc", tmp_path, "--name", "run", "--limit", 100, "--seed", 1, "--epochs", 1)
+    (tmp_path / "run-3").mkdir()
+    train("fc", tmp_path, "--name", "run", "--limit", 100, "--epochs", 3, "--resume")
+    assert len(read(tmp_path / "run")) == 3 and list((tmp_path / "run-3").iterdir()) == []
+    train("fc", tmp_path, "--name", "run-2", "--limit", 100, "--seed", 1, "--resume")
+    assert len(read(tmp_path / "run-2")) == 2
+    assert json.loads((tmp_path / "run-2" / "config.json").read_text())["name"] == "run", "as it was called"
+    assert sorted(run_numbers(tmp_path / "run")) == [1, 2, 3]
+
+
+def test_a_folder_that_is_no_run_is_not_resumed(quick, tmp_path):
+    """Nor one whose config.json is lost: with what settings its epochs were trained nobody knows."""
+    (tmp_path / "run").mkdir()
+    for name in ("samples.png", "partial-mine"):
+        (tmp_path / "run" / name).write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=r"run: has no config.json, so it cannot be resumed; .* --name"):
+        train("fc", tmp_path, "--name", "run", "--resume")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["run?", "run*", "a [1]"])
+def test_names_that_are_patterns_are_refused(name, quick, tmp_path):
+    """TensorFlow deletes a run's old checkpoints by a pattern, which would be another run's as well."""
+    with pytest.raises(UserError, match=r"TensorFlow takes .* for patterns; choose another --name or --out"):
+        train("fc", tmp_path, "--name", name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clock_that_was_set_back_costs_nothing(quick, tmp_path, monkeypatch):
+    train("fc", tmp_path, "--name", "whole", "--limit", 100, "--epochs", 3)
+    train("fc", tmp_path, "--name", "run", "--limit", 100)
+    day_before = time.time() - 86_400
+    monkeypatch.setattr(time, "time", lambda: day_before)
+    train("fc", tmp_path, "--name", "run", "--limit", 100, "--epochs", 3, "--resume")
+    assert same_weights(tmp_path / "run", tmp_path / "whole")
+
+
 def test_names_that_end_in_a_number_are_names(tmp_path):
     for name, asked in (("lr-1", "lr-1"), ("trial-2", "trial"), ("trial-3", "trial-3"), ("trial-4", None)):
         (tmp_path / name).mkdir()
@@ -535,10 +577,15 @@ def test_contradicting_flags_are_refused(capsys):
     assert stop.value.code == 2 and "--likelihood bernoulli" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("LEARNING_RATE", "fast"), ("STEPS_PER_CALL", 0), ("GRADIENT_CLIP", -1.0), ("LOG_STD_BOUND", 100.0)],
-)
+BAD_CONSTANTS = [
+    *(("LEARNING_RATE", "fast"), ("STEPS_PER_CALL", 0), ("GRADIENT_CLIP", -1.0), ("LOG_STD_BOUND", 100.0)),
+    *(("XLA", "no"), ("MIRROR", "False?"), ("TENSORBOARD", 2), ("DATASET", 5), ("BY_DATASET", {"mnist": {"Z": 2}})),
+    ("BY_DATASET", vae_fc.BY_DATASET | {"toy-digits": {"EPOCH": 3}}),
+    *((name, None) for name in "BINARIZE LIKELIHOOD PRECISION BATCH_SIZE SEED BETA OUT WARMUP_STEPS DATASET".split()),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_CONSTANTS)
 def test_bad_constant_is_refused_by_name(name, value, monkeypatch, capsys):
     monkeypatch.setattr(vae_fc, name, value)
     with pytest.raises(SystemExit) as stop:
