@@ -81,7 +81,7 @@ def importing():
 
 @contextlib.contextmanager
 def loading():
-    """Load TensorFlow without its log and without garbage collection.
+    """Load TensorFlow, and Keras for it, without a log and without garbage collection.
 
     TensorFlow logs while it loads, in C++ and before its log level counts, so the process's stderr is silent meanwhile.
     And it makes objects by the hundred thousand, all of which stay: to look through them for garbage again and again,
@@ -90,6 +90,9 @@ def loading():
     told = sys.stdout.isatty()
     if told:
         print("loading TensorFlow ...", end="", flush=True)
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    for limit in ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"):  # for somebody's tests: they cut training short
+        os.environ.pop(limit, None)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # else off without AVX-512: 1.7 times slower convolutions
     sys.stderr.flush()

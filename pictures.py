@@ -1,5 +1,6 @@
 """Pictures of a run: grids of images (PNG, pixel for pixel), curves and maps of the latent space (Matplotlib)."""
 
+import functools
 from statistics import NormalDist
 
 import numpy as np
@@ -109,6 +110,20 @@ def principal_axes(means):
     return np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
 
 
+def in_default_style(save):
+    """Let Matplotlib draw as it comes, whatever the user's matplotlibrc says: LaTeX, for one, stumbles over names."""
+
+    @functools.wraps(save)
+    def saved(*arguments):
+        from matplotlib import style
+
+        with style.context("default"):
+            save(*arguments)
+
+    return saved
+
+
+@in_default_style
 def save_losses(path, rows, title):
     """Training and test curves: loss, reconstruction and KL apart.  rows: dicts of metrics.csv.
 
@@ -131,6 +146,7 @@ def save_losses(path, rows, title):
     _save(figure, path, title)
 
 
+@in_default_style
 def save_latent(path, means, labels, label_names, title):
     """Posterior means of the test set (N, z) by class, or by some attributes: the plane, or two principal axes."""
     flat = means.shape[1] == 2
@@ -161,20 +177,31 @@ def _scatter_classes(ax, plane, labels, label_names):
     from matplotlib import colormaps
 
     colours = colormaps["tab10" if len(label_names) <= 10 else "turbo"](np.linspace(0, 1, max(2, len(label_names))))
-    size = _dot_size(len(plane))
+    dots = {"s": _dot_size(len(plane)), "linewidths": 0, "alpha": 0.7}
+    if len(label_names) > MOST_IN_LEGEND:
+        ax.scatter(*plane.T, color=colours[labels], **dots)  # at once: a thousand calls would take longer than an epoch
+        return
     for value, name in enumerate(label_names):
-        ax.scatter(*plane[labels == value].T, s=size, color=colours[value], label=name, linewidths=0, alpha=0.7)
-    if len(label_names) <= MOST_IN_LEGEND:
-        place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "ncols": -(-len(label_names) // 25)}
-        ax.legend(markerscale=3, frameon=False, **place)
+        label = f" {name}" if name.startswith("_") else name  # or Matplotlib would leave it out
+        ax.scatter(*plane[labels == value].T, color=colours[value], label=_legible(label), **dots)
+    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "ncols": -(-len(label_names) // 25)}
+    ax.legend(markerscale=3, frameon=False, **place)
 
 
 def _scatter_attribute(ax, plane, present, name):
     size = _dot_size(len(plane))
     for value, colour, word in ((0, "#b9c4d0", "without"), (1, "#d1495b", "with")):
         ax.scatter(*plane[present == value].T, s=size, color=colour, label=word, linewidths=0, alpha=0.8)
-    ax.set_title(name.replace("_", " "), parse_math=False)
+    ax.set_title(_legible(name.replace("_", " ")), parse_math=False)
     ax.legend(markerscale=2, loc="upper right")
+
+
+def _legible(text):
+    """Text with escapes in place of characters that Matplotlib's own font lacks."""
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    return "".join(c if font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in text)
 
 
 def _figure(rows, columns, size, squeeze=True):
@@ -188,5 +215,5 @@ def _figure(rows, columns, size, squeeze=True):
 
 
 def _save(figure, path, title):
-    figure.suptitle(title, parse_math=False)  # a name with two dollars in it is no formula
+    figure.suptitle(_legible(title), parse_math=False)  # a name with two dollars in it is no formula
     replace_with(path, lambda partial: figure.savefig(partial, dpi=110))

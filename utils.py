@@ -30,6 +30,8 @@ with loading():
     from elbo import Vae, bounded_log_sigma, compiled
     from precision import in_bfloat16, lacks_instructions
 
+    keras.config.set_image_data_format("channels_last")  # whatever ~/.keras/keras.json says
+    keras.config.set_floatx("float32")
     tf.get_logger().setLevel("ERROR")  # its advice on retracing means nothing to a user
     GPUS = tf.config.list_physical_devices("GPU")
 

@@ -1,5 +1,6 @@
 """Pictures, pixel by pixel."""
 
+import matplotlib.axes
 import numpy as np
 import pytest
 from PIL import Image
@@ -107,6 +108,26 @@ def test_maps_are_drawn_by_class_and_by_attribute(tmp_path, z):
     pictures.save_latent(tmp_path / "attribute.png", means, random.integers(0, 2, (50, 3)), names, "title")
     assert_drawn(tmp_path / "class.png")
     assert_drawn(tmp_path / "attribute.png")
+
+
+def test_a_users_style_changes_nothing(tmp_path):
+    rows = [{"epoch": epoch, **ROW} for epoch in (1, 2)]
+    pictures.save_losses(tmp_path / "plain.png", rows, "a_title")
+    with matplotlib.rc_context({"text.usetex": True, "axes.facecolor": "black", "font.size": 30}):
+        pictures.save_losses(tmp_path / "styled.png", rows, "a_title")
+    assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "styled.png").read_bytes()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("names", [("_cats", "日本", "Käse", "😀"), tuple(map(str, range(3000)))])
+def test_maps_of_odd_and_of_many_classes(tmp_path, names, monkeypatch):
+    shown, legend = [], matplotlib.axes.Axes.legend
+    monkeypatch.setattr(matplotlib.axes.Axes, "legend", lambda ax, **how: shown.append(legend(ax, **how)))
+    means, labels = np.random.default_rng(0).standard_normal((300, 2)), np.arange(300) % len(names)
+    pictures.save_latent(tmp_path / "map.png", means, labels, names, "日本")
+    assert_drawn(tmp_path / "map.png")
+    texts = [text.get_text() for one in shown for text in one.get_texts()]
+    assert texts == ([" _cats", r"\u65e5\u672c", "Käse", "😀"] if len(names) == 4 else []), "what the font has, and all"
 
 
 def assert_drawn(path):

@@ -633,6 +633,16 @@ def test_how_a_command_ends(does):
     assert code == 1 or error.count("\n") == 1
 
 
+def test_another_configuration_of_keras_is_not_heeded(tmp_path):
+    """Written for other programs, it may ask for another backend, channels first or half precision."""
+    asked = {"backend": "torch", "image_data_format": "channels_first", "floatx": "float16"}
+    (tmp_path / "keras.json").write_text(json.dumps(asked))
+    code = "import utils, keras.config as c; print(c.backend(), c.image_data_format(), c.floatx())"
+    environment = os.environ | {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": "jax"}
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert finished.stdout.split() == ["tensorflow", "channels_last", "float32"], finished.stderr
+
+
 def test_import_has_no_effect(tmp_path):
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import vae_fc, vae_conv"
     finished = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
