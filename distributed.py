@@ -51,10 +51,13 @@ def check_cluster(text):
     example = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
     try:
         config = json.loads(text or "")
-        addresses = config["cluster"][config["task"]["type"]]
-        if not set(config["cluster"]) <= {"chief", "worker"} or not 0 <= config["task"]["index"] < len(addresses):
+        cluster, index = config["cluster"], config["task"]["index"]
+        lists = all(isinstance(addresses, list) for addresses in cluster.values())
+        texts = lists and all(isinstance(address, str) for addresses in cluster.values() for address in addresses)
+        one_chief = set(cluster) <= {"chief", "worker"} and len(cluster.get("chief", [])) < 2
+        if not (texts and one_chief and type(index) is int and 0 <= index < len(cluster[config["task"]["type"]])):
             raise ValueError("no such task")
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"--strategy multiworker: TF_CONFIG is {text!r}; it has to be like {example}") from None
 
 

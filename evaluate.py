@@ -63,6 +63,7 @@ class Trained:
 
     folder: Path
     settings: argparse.Namespace
+    epoch: int
     data: Dataset
     vae: elbo.Vae
 
@@ -79,6 +80,7 @@ def load_run(folder, options):
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: cannot be written to, and evaluation.json has to go there; copy the run elsewhere")
     config = read_json(folder / "config.json", SETTINGS)
+    metrics = read_json(folder / "metrics.json", {"epoch": (int,), "sigma": (float, type(None))})
     settings = argparse.Namespace(**config)
     settings.training_seed, settings.seed = config["seed"], options.seed
     settings.data_dir = options.data_dir or config["data_dir"]
@@ -91,8 +93,9 @@ def load_run(folder, options):
         data = with_checksum(replace(data, **black_and_white))
     encoder = load_half(folder / "encoder.keras", data.image_shape, (2 * settings.z,))
     decoder = load_half(folder / "decoder.keras", (settings.z,), data.image_shape)
-    log_sigma = tf.Variable(math.log(read_sigma(folder, settings.likelihood)), dtype=tf.float32)
-    return Trained(folder, settings, data, elbo.Vae(encoder, decoder, log_sigma, settings.likelihood))
+    sigma = checked_sigma(metrics["sigma"], settings.likelihood, folder)
+    log_sigma = tf.Variable(math.log(sigma), dtype=tf.float32)
+    return Trained(folder, settings, metrics["epoch"], data, elbo.Vae(encoder, decoder, log_sigma, settings.likelihood))
 
 
 @functools.lru_cache(maxsize=1)
@@ -118,9 +121,8 @@ def read_json(path, settings):
     return content
 
 
-def read_sigma(folder, likelihood):
-    """Sigma of Gaussian pixels, the one parameter that neither network holds: from metrics.json; else 1."""
-    sigma = read_json(folder / "metrics.json", {"sigma": (float, type(None))})["sigma"]
+def checked_sigma(sigma, likelihood, folder):
+    """Sigma of Gaussian pixels, the one parameter that neither network holds, as metrics.json has it; else 1."""
     if likelihood == "bernoulli":
         return 1.0
     if not (sigma and 0 < sigma < math.inf):
@@ -158,7 +160,7 @@ def evaluate_run(run, options):
     numbers |= likelihood_numbers(run, codes, options) | density_numbers(run, ppca)
     found, neighbours = feature_numbers(run, codes[0], mixture_codes, ppca)
     about = {name: getattr(run.settings, name) for name in ("dataset", "script", "z", "likelihood", "binarize")}
-    about |= {"training_seed": run.settings.training_seed, "seed": run.settings.seed}
+    about |= {"epoch": run.epoch, "training_seed": run.settings.training_seed, "seed": run.settings.seed}
     about |= {"test_images": len(run.data.test), "seconds": round(time.perf_counter() - began, 1)}
     write_json(run.folder / "evaluation.json", about | numbers | found)
     draw_pictures(run, codes, recon + kl, neighbours)
@@ -213,6 +215,8 @@ def likelihood_numbers(run, codes, options):
         tick = functools.partial(next, bar, None)
         parts.append(measures.importance_weighted_nll(call, x, near, samples, batch * samples, NLL_STEPS, tick))
     nll = np.concatenate(parts)
+    if not np.all(np.isfinite(nll)):
+        raise NonFiniteError(f"{run.folder}: the likelihood of test image {np.argmin(np.isfinite(nll))} is no number")
     error = float(nll.std(ddof=1) / math.sqrt(count)) if count > 1 else None
     return {"nll": mean_of(nll), "nll_samples": samples, "nll_images": count, "nll_standard_error": error}
 

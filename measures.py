@@ -179,7 +179,9 @@ def fit_mixture(codes, count, seed, steps=40):
         factors = []
         for share, mean, weight in zip(belongs.T, means, weights, strict=True):
             centred = codes - mean
-            factors.append(np.linalg.cholesky((centred.T @ (centred * share[:, None]) + np.eye(size)) / weight))
+            scatter = centred.T @ (centred * share[:, None])
+            spread = max(1, 1e-10 * np.trace(scatter))  # more than N(0, I) where rounding would lose that
+            factors.append(np.linalg.cholesky((scatter + spread * np.eye(size)) / weight))
         mixture = Mixture(weights / weights.sum(), means, np.stack(factors))
         scores = mixture.log_densities(codes)
         belongs = np.exp(scores - scores.max(axis=1, keepdims=True))

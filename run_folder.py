@@ -195,6 +195,14 @@ def read_rows(path):
         return []
 
 
+def evaluated_epoch(folder):
+    """The epoch after which evaluate.py measured a run; None if it has not."""
+    try:
+        return json.loads((folder / "evaluation.json").read_text())["epoch"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
 def load_network(path, way_out):
     """A network kept by Keras, in its safe mode; UserError, with the way out, if it is missing or damaged."""
     from keras.models import load_model  # here, because Keras takes seconds to import and most messages need none of it
@@ -211,7 +219,7 @@ def write_rows(path, rows):
     table = csv.DictWriter(text, rows[0])
     table.writeheader()
     table.writerows(rows)
-    replace_with(path, lambda partial: partial.write_text(text.getvalue()))
+    replace_with(path, lambda partial: partial.write_text(text.getvalue(), newline=""))
 
 
 def write_json(path, content):

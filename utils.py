@@ -18,7 +18,16 @@ with importing():
 
     from data.datasets import Dataset, load_dataset
     from linear_start import SIGMA_FLOOR, fit_ppca, start_at_ppca
-    from run_folder import open_run, read_rows, replace_with, run_config, sole_writer, write_json, write_rows
+    from run_folder import (
+        evaluated_epoch,
+        open_run,
+        read_rows,
+        replace_with,
+        run_config,
+        sole_writer,
+        write_json,
+        write_rows,
+    )
 
 with loading():
     import keras
@@ -543,6 +552,8 @@ def finish(run, means, errors):
     for name, content in PICTURES.items():
         if (run.folder / name).exists():
             note(f"  {run.folder / name}  {content}")
+    if evaluated_epoch(run.folder) not in (None, metrics["epoch"]):
+        note(f"evaluation.json and its pictures there are of an earlier epoch: python evaluate.py {run.folder}")
     return metrics
 
 

@@ -103,6 +103,8 @@ def remove_outdated(folder, name):
 def remove_abandoned(folder):
     """Remove half-made folders in it of programs that were killed."""
     for partial in folder.glob("partial-*"):
+        if not re.fullmatch(r"partial-(\w{8}|[0-9a-f]{16})", partial.name):
+            continue  # not made here, nor by a download
         with contextlib.suppress(OSError):  # its owner may be finishing it just now
             newest = max(path.stat().st_mtime for path in [partial, *partial.iterdir()])
             if time.time() - newest > ABANDONED_SECONDS:

@@ -186,7 +186,8 @@ def load_folder(name, data_dir, size, limit):
         return read_image(lambda: folder / file, folder / file, lambda image: centre_square(image, size))
 
     def labels():
-        rows = [classes.index(name.split("/")[0]) for split in splits for name in split]
+        numbers = {kind: number for number, kind in enumerate(classes)}
+        rows = [numbers[name.split("/")[0]] for split in splits for name in split]
         return [plain_text(name) for name in classes], np.array(rows, np.int32)
 
     place = zlib.crc32(os.fsencode(folder.resolve()))  # so that two folders called "train" have two caches
@@ -196,11 +197,26 @@ def load_folder(name, data_dir, size, limit):
 
 def images_in(folder):
     """Images in a folder and those below it, but for what this program has drawn there."""
-    entries = list(folder.rglob("*"))
+    entries = list(entries_below(folder))
     runs = {path.parent for path in entries if path.name == "config.json" and (path.parent / "metrics.csv").exists()}
     ours = runs | {run.parent / "summary.png" for run in runs}
     found = (path for path in entries if is_image(path.relative_to(folder)) and not is_endless(path))
     return sorted(path for path in found if not ours or ours.isdisjoint([path, *path.parents]))
+
+
+def entries_below(folder):
+    """What is in a folder and those below it, links followed but hidden ones left out; UserError at a locked one."""
+
+    def refuse(error):
+        raise UserError(f"{error.filename}: cannot be read ({reason(error)}); change its permissions, or move it away")
+
+    seen = set()
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        state = Path(place).stat()
+        again = (state.st_dev, state.st_ino) in seen  # a link leads back to it
+        seen.add((state.st_dev, state.st_ino))
+        folders[:] = [] if again else sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in ([] if again else folders + files))
 
 
 def class_folders(names):

@@ -87,6 +87,10 @@ def test_shares_of_a_batch_are_the_batch(size, replicas):
         *(None, "", "{", "[]", "{}", '{"cluster": {}}', '{"cluster": {"worker": []}, "task": {"type": "worker"}}'),
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
         '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:1", 5]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"chief": ["a:1", "b:1"]}, "task": {"type": "chief", "index": 0}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": false}}',
     ],
 )
 def test_a_cluster_that_is_none_is_refused(config):

@@ -27,7 +27,7 @@ import tensorflow as tf
 KEYS = {
     *"loss recon kl kl_per_unit active_units nll nll_samples nll_images nll_standard_error bits_per_dim".split(),
     *"psnr psnr_of_mean_mse ssim pca_psnr_of_mean_mse ppca_bits_per_dim frechet novelty attributes".split(),
-    *"dataset script z likelihood binarize training_seed seed test_images seconds".split(),
+    *"dataset script z likelihood binarize epoch training_seed seed test_images seconds".split(),
 }
 PICTURES = {*"traversals.png interpolation.png pairs.png neighbours.png mixture.png".split()}
 
@@ -189,14 +189,17 @@ def test_images_without_labels(quick, tmp_path, image_folder, capsys):
     assert math.isfinite(numbers["bits_per_dim"]) and "no labels" in capsys.readouterr().out
 
 
-def test_evaluating_twice_gives_the_same_numbers(quick, tmp_path):
+def test_evaluating_twice_gives_the_same_numbers(quick, tmp_path, capsys):
     train(vae_fc, tmp_path)
     folder = tmp_path / "fc_toy-digits_z2"
     results = []
     for _ in range(2):
         evaluate.main([str(folder), "--nll-samples", "5"])
         results.append(evaluated(folder) | {"seconds": 0})
-    assert results[0] == results[1]
+    assert results[0] == results[1] and results[0]["epoch"] == 1
+    capsys.readouterr()
+    train(vae_fc, tmp_path, "--resume", "--epochs", 2)
+    assert "evaluation.json and its pictures there are of an earlier epoch: python evaluate" in capsys.readouterr().out
 
 
 def write(path, content):
@@ -209,7 +212,10 @@ def edit(path, **changes):
 
 DAMAGES = {  # what is done to a run folder: what the message must name
     "no folder": (lambda run: shutil.rmtree(run), "no such folder"),
-    "unfinished": (lambda run: (run / "metrics.json").unlink(), "no metrics.json in it"),
+    "unfinished": (
+        lambda run: [(run / name).unlink() for name in ("metrics.json", "encoder.keras", "decoder.keras")],
+        "no metrics.json in it",
+    ),
     "no config": (lambda run: (run / "config.json").unlink(), "no config.json in it"),
     "config is no JSON": (lambda run: write(run / "config.json", "{"), "config.json: cannot be read"),
     "config has no end": (lambda run: write(run / "config.json", "[" * 100_000), "config.json: cannot be read"),

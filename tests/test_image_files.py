@@ -7,6 +7,7 @@ import re
 import time
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -565,7 +566,7 @@ def test_a_data_folder_that_may_only_be_read(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("folder_age", "file_age", "kept"), [(7200, 7200, False), (0, 0, True), (7200, 60, True)])
 def test_abandoned_folders_are_removed(tmp_path, folder_age, file_age, kept):
     """Not so those that another process may still be filling."""
-    partial = tmp_path / "cache" / "partial-other"
+    partial = tmp_path / "cache" / "partial-0123456789abcdef"
     partial.mkdir(parents=True)
     fill("half")(partial)
     for path, age in ((partial / "file", file_age), (partial, folder_age)):
@@ -577,7 +578,10 @@ def test_abandoned_folders_are_removed(tmp_path, folder_age, file_age, kept):
 def test_a_stray_file_does_no_harm(tmp_path):
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "partial-file").touch()
-    assert content(cache.open_cache(tmp_path, "name", 1, fill("whole"))) == "whole"
+    mine = tmp_path / "cache" / "partial-renovation"
+    mine.mkdir()
+    os.utime(mine, (0, 0))
+    assert content(cache.open_cache(tmp_path, "name", 1, fill("whole"))) == "whole" and mine.exists()
 
 
 def test_a_build_that_another_process_finishes_first_is_used(tmp_path):
@@ -877,6 +881,34 @@ def test_damage_that_shows_late(tmp_path, monkeypatch, error, text):
     monkeypatch.setattr(image_files.ImageOps, "exif_transpose", fail)
     write_numbered(tmp_path / "images", ["a.png", "b.png"])
     refusal(lambda: split_of(tmp_path / "images", tmp_path), tmp_path / "images", "cannot be read (")
+
+
+def test_linked_folders_are_folders_and_loops_end(tmp_path):
+    write_numbered(tmp_path / "elsewhere", ["a.png", "b.png"])
+    write_numbered(tmp_path / "images" / "here", ["c.png"])
+    (tmp_path / "images" / "there").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "here" / "loop").symlink_to(tmp_path / "images")
+    found = image_files.images_in(tmp_path / "images")
+    assert [path.relative_to(tmp_path / "images").as_posix() for path in found] == [
+        "here/c.png",
+        "there/a.png",
+        "there/b.png",
+    ]
+
+
+def test_a_locked_folder_is_named(tmp_path, monkeypatch):
+    """Left out in silence, its images would be missed, and its class."""
+    write_numbered(tmp_path / "images", ["cats/a.png", "dogs/b.png", "dogs/c.png", ".hidden/d.png"])
+    scan = os.scandir
+
+    def scandir(path):
+        if Path(path).name in ("cats", ".hidden"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    folder = tmp_path / "images"
+    refusal(lambda: load_dataset(str(folder), tmp_path, 32), f"{folder / 'cats'}: cannot be read (Permission denied)")
 
 
 def test_what_pillow_warns_of_is_a_line_with_the_files_name(tmp_path, monkeypatch, capfd):

@@ -135,6 +135,13 @@ def test_mixture_finds_planted_gaussians_and_draws_from_them():
     assert np.mean(drawn[:, 0] < -1.5) == pytest.approx(0.25, abs=0.01)
 
 
+@pytest.mark.parametrize("scale", [1e3, 1e7, 1e15])
+def test_mixture_of_codes_on_a_line_far_out(scale):
+    """As a learning rate too large leaves them: rounding must not make a covariance of theirs indefinite."""
+    codes = scale * np.outer(np.random.default_rng(0).standard_normal(500), np.arange(1, 9))
+    assert np.all(np.isfinite(measures.fit_mixture(codes, 4, seed=0).draw(50, seed=0)))
+
+
 def test_mixture_density_is_that_of_its_gaussians():
     codes, _ = two_clouds(200)
     mixture = measures.fit_mixture(codes, 3, seed=0)
