@@ -154,6 +154,13 @@ def _number(kind, low, high=math.inf):
 def _folder_name(text):
     if text in ("", ".", "..") or Path(text).name != text or not text.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r} is not a plain folder name")
+    return _no_pattern(text)
+
+
+def _no_pattern(text):
+    """A path of run folders: TensorFlow deletes old checkpoints by a pattern, which would be other runs' as well."""
+    if set(text) & set("*?[]" if os.name == "nt" else "*?[]\\"):
+        raise argparse.ArgumentTypeError(f"{text!r} has one of * ? [ ] \\ in it, which TensorFlow takes for patterns")
     return text
 
 
@@ -201,7 +208,7 @@ FLAGS = {  # name: (type or choices, help)
         "devices: one, all of this machine, or all machines of TF_CONFIG; auto: all that there are",
     ),
     "data_dir": (_path, "where data sets lie or are downloaded to"),
-    "out": (_path, "where run folders go"),
+    "out": (lambda text: _no_pattern(_path(text)), "where run folders go"),
     "name": (_folder_name, "run folder's name"),
 }
 
@@ -235,10 +242,13 @@ def parse_settings(script, description, constants, argv=None):
         parser.add_argument("--" + name.replace("_", "-"), help=text, **accepted)
     shows = "write tensorboard/ into the run folder too: look at it with tensorboard --logdir"
     parser.add_argument("--tensorboard", action="store_true", default=None, help=shows)
-    parser.add_argument("--resume", action="store_true", help="go on with the run where it stopped")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the newest run of these settings that has not ended"
+    )
     flags = vars(parser.parse_args(argv))
     given |= {name: value for name, value in flags.items() if value is not None}
     settings = argparse.Namespace(script=script, **given)
+    settings.dataset = _as_flag(parser, "dataset", settings.dataset)
     for name, value in _row_of(parser, settings.dataset, by_dataset).items():
         if getattr(settings, name.lower()) is None:
             setattr(settings, name.lower(), value)
@@ -248,8 +258,6 @@ def parse_settings(script, description, constants, argv=None):
 
 def _row_of(parser, dataset, by_dataset):
     """What BY_DATASET says of a data set; a row that is not there or has a constant that is none ends the program."""
-    if not isinstance(dataset, str):
-        parser.error(f"DATASET (--dataset): {dataset!r} is neither a name nor the path of a folder")
     own = "mnist" if idx_folder(Path(dataset)) else "a folder"  # the first for sets in MNIST's file names
     name = dataset if dataset in by_dataset else own
     if name not in by_dataset:
@@ -260,22 +268,28 @@ def _row_of(parser, dataset, by_dataset):
     return by_dataset[name]
 
 
+def _as_flag(parser, name, value):
+    """A setting read as its flag would be, though a constant may be of another type; a bad one ends the program."""
+    kind = FLAGS[name][0] if name in FLAGS else CONSTANTS[name]
+    called = f"{name.upper()} (--{name.replace('_', '-')})" if name in FLAGS else name.upper()
+    if value is None:
+        parser.error(f"{called}: is None, and nothing stands in for it")
+    if isinstance(kind, tuple):
+        if str(value) not in kind:
+            parser.error(f"{called}: {value!r} is not one of {', '.join(kind)}")
+        return value
+    try:
+        return kind(str(value))
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"{called}: {error}")
+
+
 def _check_constants(parser, settings):
     """Constants are edited by hand: read them as their flags would be, and refuse contradictions."""
-    for name, kind in ({flag: kind for flag, (kind, _) in FLAGS.items()} | CONSTANTS).items():
+    for name in FLAGS | CONSTANTS:
         value = getattr(settings, name)
-        if value is None and name in MAY_BE_NONE:
-            continue
-        called = f"{name.upper()} (--{name.replace('_', '-')})" if name in FLAGS else name.upper()
-        if value is None:
-            parser.error(f"{called}: is None, and nothing stands in for it")
-        if isinstance(kind, tuple) and str(value) not in kind:
-            parser.error(f"{called}: {value!r} is not one of {', '.join(kind)}")
-        if not isinstance(kind, tuple):
-            try:
-                setattr(settings, name, kind(str(value)))
-            except argparse.ArgumentTypeError as error:
-                parser.error(f"{called}: {error}")
+        if value is not None or name not in MAY_BE_NONE:
+            setattr(settings, name, _as_flag(parser, name, value))
     settings.image_size = int(settings.image_size) if settings.image_size else None
     if settings.likelihood == "auto":
         digits = settings.dataset in ("toy-digits", "mnist") or idx_folder(Path(settings.dataset))

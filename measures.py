@@ -166,8 +166,8 @@ def fit_mixture(codes, count, seed, steps=40):
     """A mixture of `count` Gaussians fitted to codes (N, z) by expectation-maximisation, from `count` codes as means.
 
     Sampling from it, not from N(0, I), is ex-post density estimation (Ghosh et al. 2020, section 4). Each Gaussian
-    counts one more code, where it started and spread as N(0, I), so that no covariance degenerates however few codes
-    there are.
+    counts one more code, where it started and spread as N(0, I), or for codes far out as wide as rounding asks for, so
+    that no covariance degenerates however few codes there are.
     """
     codes = np.asarray(codes, np.float64)
     count, size = min(count, len(codes)), codes.shape[1]

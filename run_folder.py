@@ -19,7 +19,6 @@ try:
 except ImportError:  # Windows: there, nobody watches
     fcntl = None
 
-PATTERNS = set("*?[]" if os.name == "nt" else "*?[]\\")  # TensorFlow deletes old checkpoints by a pattern
 FREE_TO_CHANGE = {  # on --resume
     *("epochs", "resume", "data_dir", "out", "name", "strategy", "tensorboard", "versions", "git_commit", "command"),
 }
@@ -28,12 +27,11 @@ FREE_TO_CHANGE = {  # on --resume
 def open_run(settings, data):
     """The run's folder: a new one, or with --resume one of that name if there is one, with the same settings."""
     base = Path(settings.out) / (settings.name or f"{settings.script}_{data.name}_z{settings.z}")
-    if PATTERNS & set(str(base)):
-        raise UserError(f"{base}: TensorFlow takes * ? [ ] and \\ for patterns; choose another --name or --out")
     config = json.loads(json.dumps(run_config(settings, data)))
     earlier = run_numbers(base)
-    if settings.resume and earlier:
-        folder = run_to_resume([numbered(base, number) for number in sorted(earlier, reverse=True)], config)
+    runs = [folder for number in sorted(earlier, reverse=True) if (folder := numbered(base, number)).is_dir()]
+    if settings.resume and runs:
+        folder = run_to_resume(runs, config)
         if (folder / "config.json").exists():
             settings.name = kept_name(folder)  # X-2 may have been begun as X, and found by its own name
         return folder
@@ -43,20 +41,48 @@ def open_run(settings, data):
 
 
 def run_to_resume(folders, config):
-    """Of a name's runs, newest first, the first with these settings that was begun and not ended; else the newest."""
-    refusals = {}
-    for folder in folders:
-        try:
-            check_same_run(folder, config)
-        except UserError as error:
-            refusals[folder] = error
-    same = [folder for folder in folders if folder not in refusals]
-    begun = [folder for folder in same if 0 < len(read_rows(folder / "metrics.csv")) < config["epochs"]]
-    chosen = (begun or folders)[0]
-    if chosen in refusals:
-        raise refusals[chosen]
+    """The folder that --resume goes on with, of a name's runs, newest first; UserError if that cannot be.
+
+    It is the newest run with these settings that is not ended, one with a trained epoch before one without; if all
+    are ended, the newest with these settings that gets more epochs; else the newest of all.
+    """
+    faults = {folder: fault_of(folder, config) for folder in folders}
+    sound = [folder for folder in folders if not faults[folder]]
+    order = (has_epochs_to_go_on, is_open, lambda folder: len(read_rows(folder / "metrics.csv")) < config["epochs"])
+    chosen = next((folder for suits in order for folder in sound if suits(folder)), folders[0])
+    if faults[chosen]:
+        raise faults[chosen]
+    for folder in folders[: folders.index(chosen)]:
+        if faults[folder]:
+            note(f"{folder} is left alone: {faults[folder]}")
     remark_on_versions(chosen, config)
     return chosen
+
+
+def fault_of(folder, config):
+    """The UserError with which a run cannot go on under `config`, or None."""
+    try:
+        check_same_run(folder, config)
+    except UserError as error:
+        return error
+    except OSError as error:
+        return UserError(f"{folder}: cannot be read ({reason(error)}); start a new run with --name")
+    return None
+
+
+def is_open(folder):
+    """Whether a run was begun and has not reached the epochs that it was asked for, or not written all of its end."""
+    try:
+        asked = json.loads((folder / "config.json").read_text())["epochs"]
+        ended = json.loads((folder / "metrics.json").read_text())["epoch"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return (folder / "config.json").exists()
+    return ended < asked or ended < len(read_rows(folder / "metrics.csv"))
+
+
+def has_epochs_to_go_on(folder):
+    """Whether an open run has a checkpoint of a trained epoch."""
+    return is_open(folder) and any(path.stem != "ckpt-0" for path in folder.glob("checkpoint/ckpt-*.index"))
 
 
 def numbered(base, number):

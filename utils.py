@@ -568,7 +568,7 @@ def save_checkpoint(checkpoints, epoch):
 
 
 # What TensorFlow raises at damaged checkpoints: errors of its own and of Python's.
-UNRESTORABLE = (tf.errors.OpError, AssertionError, ValueError, TypeError, LookupError, RuntimeError, MemoryError)
+UNRESTORABLE = (tf.errors.OpError, AssertionError, ValueError, TypeError, LookupError, RuntimeError)
 
 
 def open_checkpoints(state, folder):

@@ -30,33 +30,35 @@ def open_cache(data_dir, name, signature, build):
         note(f"{folder}: was damaged, so it is made anew")
         set_aside(folder)
     if not folder.is_dir():
-        partial = make_partial(folder.parent)
-        try:
-            build(partial)
-            checksums = {path.name: checksum(path) for path in partial.iterdir()}
-            (partial / CHECKSUMS).write_text(json.dumps(checksums, indent=2))
-            partial.rename(folder)
-        except OSError as error:
-            name_file(error, folder)
-            if not folder.is_dir():
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with partial_folder(folder.parent) as partial:
+            try:
+                build(partial)
+                checksums = {path.name: checksum(path) for path in partial.iterdir()}
+                (partial / CHECKSUMS).write_text(json.dumps(checksums, indent=2))
+                partial.rename(folder)
+            except OSError as error:
+                name_file(error, folder)
+                if not folder.is_dir():
+                    raise
         remove_outdated(folder, name)
     return folder
 
 
-def make_partial(caches):
-    """A new folder in that of the caches, to be filled and then renamed."""
-    partial = caches / f"partial-{secrets.token_hex(8)}"
+@contextlib.contextmanager
+def partial_folder(parent):
+    """A new folder in `parent` for what is not whole yet, removed at the end; so are those of killed programs."""
+    partial = parent / f"partial-{secrets.token_hex(8)}"
     try:
-        caches.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(caches)
+        parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(parent)
         partial.mkdir()  # not tempfile.mkdtemp, which would lock out the other users of a shared data folder
     except OSError as error:
-        error.filename = str(caches)  # the one that its user knows
+        error.filename = str(parent)  # the one that its user knows
         raise
-    return partial
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def is_whole(folder):
@@ -103,8 +105,8 @@ def remove_outdated(folder, name):
 def remove_abandoned(folder):
     """Remove half-made folders in it of programs that were killed."""
     for partial in folder.glob("partial-*"):
-        if not re.fullmatch(r"partial-(\w{8}|[0-9a-f]{16})", partial.name):
-            continue  # not made here, nor by a download
+        if not re.fullmatch(r"partial-[0-9a-f]{16}", partial.name):
+            continue  # not made by `partial_folder`
         with contextlib.suppress(OSError):  # its owner may be finishing it just now
             newest = max(path.stat().st_mtime for path in [partial, *partial.iterdir()])
             if time.time() - newest > ABANDONED_SECONDS:

@@ -6,14 +6,13 @@ import os
 import socket
 import ssl
 import sys
-import tempfile
 from dataclasses import dataclass
 from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 from urllib.error import ContentTooShortError, HTTPError, URLError
 
 from console import UserError, note, wipe_line
-from data.cache import remove_abandoned
+from data.cache import partial_folder
 
 TIMEOUT_SECONDS = 30  # of silence, after which a server counts as stalled
 
@@ -59,8 +58,6 @@ def download(path: Path, toy: str) -> None:
     through as OSError.
     """
     published = PUBLISHED[path.name]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(path.parent)
     for url in published.urls:
         reason = _fetch(url, published, path)
         if not reason:
@@ -78,7 +75,7 @@ def _fetch(url, published, path):
 
     # A new folder for every try: get_file would pick up what a failed one left. Beside the target, so that the move
     # stays on one disk and is atomic. Absolute, because get_file takes a leading "~" for the home folder.
-    with tempfile.TemporaryDirectory(prefix="partial-", dir=path.parent.absolute()) as folder:
+    with partial_folder(path.parent.absolute()) as folder:
         try:
             with _socket_timeout(TIMEOUT_SECONDS), _bar_on_terminals_only(url):
                 checksum = {"file_hash": published.checksum, "hash_algorithm": published.algorithm}

@@ -205,18 +205,27 @@ def images_in(folder):
 
 
 def entries_below(folder):
-    """What is in a folder and those below it, links followed but hidden ones left out; UserError at a locked one."""
+    """What is in a folder and those below it, linked ones too, but for hidden ones; a line about one that is locked."""
+    followed = [folder.resolve()]
 
-    def refuse(error):
-        raise UserError(f"{error.filename}: cannot be read ({reason(error)}); change its permissions, or move it away")
+    def is_new(path):
+        """Whether a folder is none that is walked already, as one to which a link leads may be, without end."""
+        if not path.is_symlink():
+            return True
+        target = path.resolve()
+        if any(target.is_relative_to(one) or one.is_relative_to(target) for one in followed):
+            return False
+        followed.append(target)
+        return True
 
-    seen = set()
-    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        state = Path(place).stat()
-        again = (state.st_dev, state.st_ino) in seen  # a link leads back to it
-        seen.add((state.st_dev, state.st_ino))
-        folders[:] = [] if again else sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in ([] if again else folders + files))
+    def locked(error):
+        if Path(error.filename) == folder:
+            raise UserError(f"{folder}: cannot be read ({reason(error)}); check its permissions")
+        note(one_line(f"{error.filename}: cannot be read ({reason(error)}), so it is left out"))
+
+    for place, folders, files in os.walk(folder, onerror=locked, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if not name.startswith(".") and is_new(Path(place, name))]
+        yield from (Path(place, name) for name in folders + files)
 
 
 def class_folders(names):

@@ -219,7 +219,7 @@ def test_a_failure_leaves_the_old_file(publish, target):
 def test_folders_of_killed_downloads_do_no_harm_and_do_not_stay(publish, tmp_path, hours, kept):
     """Unless they are so young that another process may be filling them."""
     publish("good")
-    left = tmp_path / "partial-k1ll_ed8"
+    left = tmp_path / "partial-0123456789abcdef"
     left.mkdir()
     (left / NAME).write_bytes(CONTENT[:99])
     for path in (left / NAME, left):

@@ -554,8 +554,12 @@ def test_a_build_that_fails_leaves_nothing_new(tmp_path, error):
 def test_a_data_folder_that_may_only_be_read(tmp_path, monkeypatch):
     """The folder that is named is one that its user knows."""
 
-    def mkdir(path, **_):
-        raise PermissionError(13, "Permission denied", str(path))
+    make = cache.Path.mkdir
+
+    def mkdir(path, **options):
+        if path.name.startswith("partial-"):
+            raise PermissionError(13, "Permission denied", str(path))
+        make(path, **options)
 
     monkeypatch.setattr(cache.Path, "mkdir", mkdir)
     with pytest.raises(PermissionError) as caught:
@@ -577,7 +581,7 @@ def test_abandoned_folders_are_removed(tmp_path, folder_age, file_age, kept):
 
 def test_a_stray_file_does_no_harm(tmp_path):
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "partial-file").touch()
+    (tmp_path / "cache" / "partial-0123456789abcdef").touch()
     mine = tmp_path / "cache" / "partial-renovation"
     mine.mkdir()
     os.utime(mine, (0, 0))
@@ -888,6 +892,8 @@ def test_linked_folders_are_folders_and_loops_end(tmp_path):
     write_numbered(tmp_path / "images" / "here", ["c.png"])
     (tmp_path / "images" / "there").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "images" / "here" / "loop").symlink_to(tmp_path / "images")
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "alias").symlink_to(tmp_path / "images" / "here")
     found = image_files.images_in(tmp_path / "images")
     assert [path.relative_to(tmp_path / "images").as_posix() for path in found] == [
         "here/c.png",
@@ -896,19 +902,22 @@ def test_linked_folders_are_folders_and_loops_end(tmp_path):
     ]
 
 
-def test_a_locked_folder_is_named(tmp_path, monkeypatch):
-    """Left out in silence, its images would be missed, and its class."""
+def test_a_locked_folder_is_named(tmp_path, monkeypatch, capsys):
+    """Left out in silence, its images would be missed, and its class. A disk has some that its user cannot open."""
     write_numbered(tmp_path / "images", ["cats/a.png", "dogs/b.png", "dogs/c.png", ".hidden/d.png"])
     scan = os.scandir
 
     def scandir(path):
-        if Path(path).name in ("cats", ".hidden"):
+        if Path(path).name in locked:
             raise PermissionError(13, "Permission denied", str(path))
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    folder = tmp_path / "images"
-    refusal(lambda: load_dataset(str(folder), tmp_path, 32), f"{folder / 'cats'}: cannot be read (Permission denied)")
+    folder, locked = tmp_path / "images", {"cats", ".hidden"}
+    assert [path.name for path in image_files.images_in(folder)] == ["b.png", "c.png"]
+    assert capsys.readouterr().out == f"{folder / 'cats'}: cannot be read (Permission denied), so it is left out\n"
+    locked = {"images"}
+    refusal(lambda: load_dataset(str(folder), tmp_path, 32), f"{folder}: cannot be read (Permission denied)")
 
 
 def test_what_pillow_warns_of_is_a_line_with_the_files_name(tmp_path, monkeypatch, capfd):

@@ -336,17 +336,44 @@ def test_a_run_stopped_while_it_is_saved_again_is_not_taken_for_finished(quick, 
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
-def test_resume_goes_on_with_the_run_that_was_begun_and_not_ended(quick, tmp_path):
+def test_resume_goes_on_with_the_run_that_is_not_ended(quick, tmp_path, capsys):
     """Not with one begun by mistake since, when --resume was forgotten, nor with one of other settings."""
-    train("fc", tmp_path, "--name", "run", "--limit", 100)
-    train("fc", tmp_path, "--name", "run", "--limit", 100, "--seed", 1, "--epochs", 1)
-    (tmp_path / "run-3").mkdir()
-    train("fc", tmp_path, "--name", "run", "--limit", 100, "--epochs", 3, "--resume")
-    assert len(read(tmp_path / "run")) == 3 and list((tmp_path / "run-3").iterdir()) == []
+    flags = ("--name", "run", "--limit", 100)
+    train("fc", tmp_path, *flags)
+    (tmp_path / "run" / "metrics.json").unlink()  # killed before it was written
+    train("fc", tmp_path, *flags, "--seed", 1, "--epochs", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "train_epoch", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train("fc", tmp_path, *flags)
+    (tmp_path / "run-4").mkdir()
+    (tmp_path / "run-5").write_text("a file")
+    capsys.readouterr()
+    train("fc", tmp_path, *flags, "--resume")
+    assert (tmp_path / "run" / "metrics.json").exists() and not (tmp_path / "run-3" / "metrics.csv").exists()
+    assert f"{tmp_path / 'run-2'} is left alone: --resume: epochs" not in capsys.readouterr().out
+    train("fc", tmp_path, *flags, "--epochs", 3, "--resume")
+    assert len(read(tmp_path / "run-3")) == 3 and len(read(tmp_path / "run")) == 2, "the one that is not ended"
     train("fc", tmp_path, "--name", "run-2", "--limit", 100, "--seed", 1, "--resume")
-    assert len(read(tmp_path / "run-2")) == 2
+    assert len(read(tmp_path / "run-2")) == 2, "longer"
     assert json.loads((tmp_path / "run-2" / "config.json").read_text())["name"] == "run", "as it was called"
-    assert sorted(run_numbers(tmp_path / "run")) == [1, 2, 3]
+    assert sorted(run_numbers(tmp_path / "run")) == [1, 2, 3, 4, 5] and list((tmp_path / "run-4").iterdir()) == []
+
+
+def test_runs_that_resume_leaves_alone_are_named(quick, tmp_path, capsys):
+    flags = ("--name", "run", "--limit", 100)
+    train("fc", tmp_path, *flags)
+    train("fc", tmp_path, *flags, "--seed", 1)
+    shutil.copytree(tmp_path / "run", tmp_path / "run-3")
+    (tmp_path / "run-3" / "config.json").write_text("{")
+    capsys.readouterr()
+    train("fc", tmp_path, *flags, "--epochs", 3, "--resume")
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'run-2'} is left alone: --resume: seed is 1 in" in out
+    assert f"{tmp_path / 'run-3'} is left alone: {tmp_path / 'run-3' / 'config.json'}: not JSON" in out
+    assert [len(read(tmp_path / name)) for name in ("run", "run-2")] == [3, 2]
+    with pytest.raises(UserError, match=r"run-3.config\.json: not JSON"):
+        train("fc", tmp_path, *flags, "--epochs", 3, "--resume")
 
 
 def test_a_folder_that_is_no_run_is_not_resumed(quick, tmp_path):
@@ -361,10 +388,13 @@ def test_a_folder_that_is_no_run_is_not_resumed(quick, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["run?", "run*", "a [1]"])
-def test_names_that_are_patterns_are_refused(name, quick, tmp_path):
+def test_names_that_are_patterns_are_refused(name, tmp_path, capsys):
     """TensorFlow deletes a run's old checkpoints by a pattern, which would be another run's as well."""
-    with pytest.raises(UserError, match=r"TensorFlow takes .* for patterns; choose another --name or --out"):
-        train("fc", tmp_path, "--name", name)
+    for flag, value in (("--name", name), ("--out", tmp_path / name)):
+        with pytest.raises(SystemExit) as stop:
+            train("fc", tmp_path, flag, value)
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and f"argument {flag}: " in error and "TensorFlow takes for patterns" in error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -579,7 +609,7 @@ def test_contradicting_flags_are_refused(capsys):
 
 BAD_CONSTANTS = [
     *(("LEARNING_RATE", "fast"), ("STEPS_PER_CALL", 0), ("GRADIENT_CLIP", -1.0), ("LOG_STD_BOUND", 100.0)),
-    *(("XLA", "no"), ("MIRROR", "False?"), ("TENSORBOARD", 2), ("DATASET", 5), ("BY_DATASET", {"mnist": {"Z": 2}})),
+    *(("XLA", "no"), ("MIRROR", "False?"), ("TENSORBOARD", 2), ("BY_DATASET", {"mnist": {"Z": 2}})),
     ("BY_DATASET", vae_fc.BY_DATASET | {"toy-digits": {"EPOCH": 3}}),
     *((name, None) for name in "BINARIZE LIKELIHOOD PRECISION BATCH_SIZE SEED BETA OUT WARMUP_STEPS DATASET".split()),
 ]

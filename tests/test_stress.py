@@ -47,7 +47,7 @@ import os, runpy, signal, sys
 moment, count = int(sys.argv[1]), 0
 def count_writing(event, arguments):
     global count
-    writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+    writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR) and arguments[0] != os.devnull
     if writes or event in ("os.rename", "os.remove", "os.mkdir"):
         count += 1
         if count == moment:
@@ -195,7 +195,7 @@ def fill():
             file.write(bytes(2**16))
 def count_writing(event, arguments):
     global count
-    writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+    writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR) and arguments[0] != os.devnull
     if writes or event in ("os.rename", "os.mkdir"):
         count += 1
         if count == moment:
