@@ -19,7 +19,8 @@ from console import UserError, note, reason
 from data import toy
 from data.cache import open_cache, save_array
 from data.download import PUBLISHED, download
-from data.image_files import UNREADABLE, load_celeba, load_folder, plain_name
+from data.folders import plain_name
+from data.image_files import UNREADABLE, load_celeba, load_folder
 from data.layouts import SPLITS, by_file_name, check_end, find_idx, first_of, idx_folder, idx_name
 from data.pickled import read_batch
 
@@ -111,20 +112,33 @@ def load_toy(name, data_dir):
 MNIST_HELP = "delete the file, and the next run downloads it"
 OWN_HELP = "repair or replace it"
 NPZ_HELP = "delete it, and the next run downloads MNIST"
+MNIST_LABELS = "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13"  # SHA-256 of the training labels
 SIDES = range(1, 513)  # pixels of images in IDX files of other sets
 IDX_FILES = list(itertools.product(SPLITS, ("images", "labels")))
 
 
 def load_mnist(data_dir):
     """MNIST, 60,000 + 10,000 images (28, 28, 1) and their digits: its four IDX files, or Keras' mnist.npz."""
-    folder = idx_folder(data_dir / "mnist") or idx_folder(data_dir / "MNIST")
+    folders = [folder for name in ("mnist", "MNIST") if (folder := idx_folder(data_dir / name))]
+    whole = [folder for folder in folders if all(find_idx(folder, *file) for file in IDX_FILES)]
     packed = first_of((data_dir / "mnist" / "mnist.npz", data_dir / "mnist.npz"))
-    if packed and not folder:
-        return Dataset("mnist", label_names=DIGITS, **read_npz(packed))
-    folder = folder or data_dir / "mnist"
+    if packed and not whole:
+        return Dataset("mnist", label_names=DIGITS, **remarked(packed, read_npz(packed)))
+    folder = (whole or folders or [data_dir / "mnist"])[0]
     paths = {file: find_idx(folder, *file) or folder / idx_name(*file) for file in IDX_FILES}
     paths = {file: published(path, "toy-digits") for file, path in paths.items()}
-    return Dataset("mnist", label_names=DIGITS, **read_idx_files(paths, [28], 10, MNIST_HELP))
+    return Dataset("mnist", label_names=DIGITS, **remarked(folder, read_idx_files(paths, [28], 10, MNIST_HELP)))
+
+
+def remarked(source, parts):
+    """The parts, after a line if they are not MNIST's: other sets go by its file names."""
+    if (len(parts["train"]), len(parts["test"])) != (60_000, 10_000):
+        note(
+            f"{source}: {len(parts['train']):,} training and {len(parts['test']):,} test images, not 60,000 and 10,000"
+        )
+    elif hashlib.sha256(parts["train_labels"].tobytes()).hexdigest() != MNIST_LABELS:
+        note(f"{source}: its labels are not MNIST's; a set of another name goes by that of its folder, with --dataset")
+    return parts
 
 
 def load_idx_folder(name):
@@ -256,11 +270,12 @@ def read_array(path, name, rank):
 
 
 def load_cifar10(data_dir):
-    """CIFAR-10, 50,000 + 10,000 images (32, 32, 3): its binary version, packed or not, or its unpacked Python version.
+    """CIFAR-10, 50,000 + 10,000 images (32, 32, 3): its binary or its Python version, packed or not.
 
     In data_dir/cifar10, or in data_dir itself, where torchvision puts it.
     """
-    source = first_of(folder / name for name in CIFAR_SOURCES for folder in (data_dir / "cifar10", data_dir))
+    folders = (data_dir / "cifar10", data_dir, data_dir / "cifar-10-batches-py-target")  # the last is Keras'
+    source = first_of(folder / name for name in CIFAR_SOURCES for folder in folders)
     source = source or published(data_dir / "cifar10" / "cifar-10-binary.tar.gz", "toy-faces")
     batches = list(read_batches(source))
     counts = [len(labels) for _, labels in batches]
@@ -273,16 +288,17 @@ def load_cifar10(data_dir):
     return Dataset("cifar10", train[0], test[0], train[1], test[1], CLASSES)
 
 
-CIFAR_SOURCES = ("cifar-10-batches-bin", "cifar-10-binary.tar.gz", "cifar-10-batches-py")
+PYTHON_ARCHIVES = ("cifar-10-python.tar.gz", "cifar-10-batches-py.tar.gz")  # as published, as Keras calls it
+CIFAR_SOURCES = ("cifar-10-batches-bin", "cifar-10-binary.tar.gz", "cifar-10-batches-py", *PYTHON_ARCHIVES)
 
 
 def read_batches(source):
     """Images (N, 32, 32, 3) and labels (N,) of the six files in their order."""
     names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
-    if source.name == "cifar-10-batches-py":
-        for name in names:
-            records = read_batch(read_file(source / name), source / name, CIFAR_HELP)
-            yield check_records(records, source / name)
+    if source.name in ("cifar-10-batches-py", *PYTHON_ARCHIVES):
+        folder = ((name, read_file(source / name)) for name in names)
+        for name, content in read_members(source, names) if source.name in PYTHON_ARCHIVES else folder:
+            yield check_records(read_batch(content, source / name, CIFAR_HELP), source / name)
         return
     names = [f"{name}.bin" for name in names]
     if source.name == "cifar-10-batches-bin":

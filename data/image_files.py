@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import struct
 import threading
 import warnings
@@ -20,16 +19,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from console import UserError, note, one_line, progress, reason
 from data.cache import open_cache, save_array
 from data.download import download
-from data.layouts import by_file_name, check_end, is_endless
+from data.folders import arrange, images_in, plain_name, plain_text, split_by_name, states_of
+from data.layouts import by_file_name, check_end, first_of
 
 try:
     from lzma import LZMAError
 except ImportError:  # a Python that was built without
     LZMAError = zlib.error
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2"}
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000")  # no EPS: Ghostscript would run it
 ALIGNED = (178, 218)  # width and height of CelebA's aligned images
+FACES = 202_599  # images of CelebA
 FACE = (15, 35, 163, 183)  # their central 148 x 148 pixels: left, top, right, bottom (Larsen et al. 2016)
 BLOCK = 32  # images that a thread decodes before it asks for more
 AHEAD = 4 * (os.cpu_count() or 1)  # blocks that are decoded before the first of them is written
@@ -40,7 +40,7 @@ UNREADABLE = (  # what Pillow and zipfile raise at damaged files
 )
 OUR_SPLIT = "test images are instead the tenth whose name has a CRC-32 divisible by 10"
 CSV_NAME = "image_id"  # Kaggle's title of the column of names
-CACHE_FORMAT = 1  # to be raised when the same files shall give other pixels
+CACHE_FORMAT = 2  # to be raised when the same files shall give other pixels
 
 
 # A cache of decoded images ------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ def open_images(data_dir, name, signature, splits, decode, labels=None):
         if found:
             save_array(folder / "labels.npy", found[1])
         label = f"decoding {len(files):,} images of {name} (once; kept in the data folder)"
-        about["sha256"] = write_images(folder / "images.npy", files, decode, label)
+        about["sha256"], about["repeated"] = write_images(folder / "images.npy", files, decode, label, len(splits[0]))
         (folder / "about.json").write_text(json.dumps(about))
 
     folder = open_cache(data_dir, name, [CACHE_FORMAT, signature], build)
@@ -68,16 +68,21 @@ def open_images(data_dir, name, signature, splits, decode, labels=None):
     images = np.load(folder / "images.npy", mmap_mode="r")
     rows = np.load(folder / "labels.npy") if labels else None
     count = len(splits[0])
+    if about["repeated"]:
+        number = f"{about['repeated']:,} of {len(splits[1]):,}"
+        note(f"{name}: {number} test images are also training images, to the pixel, which flatters the test loss")
     parts = (rows[:count], rows[count:]) if labels else (None, None)
     return images[:count], images[count:], *parts, tuple(about["label_names"]), about["sha256"]
 
 
-def write_images(path, files, decode, label):
-    """Write decoded images as one .npy file, block by block, so that memory stays flat; returns their SHA-256.
+def write_images(path, files, decode, label, train_count):
+    """Write decoded images as one .npy file, block by block, so that memory stays flat.
+
+    Returns their SHA-256, and how many of them behind the first `train_count` equal one of those.
 
     Ordinary writes, not a writable memory map: on a full disk that would be a bus error instead of a message.
     """
-    digest = hashlib.sha256()
+    digest, each = hashlib.sha256(), []
     with warnings_by_file() as remarks, path.open("wb") as file:
         blocks = decoded_blocks(files, decode)
         for number, pixels in enumerate(progress(blocks, -(-len(files) // BLOCK), label)):
@@ -85,9 +90,11 @@ def write_images(path, files, decode, label):
                 header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *pixels.shape[1:])}
                 np.lib.format.write_array_header_1_0(file, header)
             digest.update(pixels)
+            each += [hashlib.blake2b(image, digest_size=8).digest() for image in pixels]
             file.write(pixels)
     pass_on(remarks)
-    return digest.hexdigest()
+    training = set(each[:train_count])
+    return digest.hexdigest(), sum(image in training for image in each[train_count:])
 
 
 def pass_on(remarks):
@@ -130,7 +137,8 @@ def warnings_by_file():
                 elsewhere(message, *where, **more)
 
         warnings.showwarning = hear
-        warnings.filterwarnings("always", module=r"PIL\.")  # for each file, not for the first one only
+        for category in (UserWarning, Image.DecompressionBombWarning):
+            warnings.simplefilter("always", category)  # for each file, not for the first one only
         yield found
 
 
@@ -149,17 +157,6 @@ def read_image(find, name, convert):
         raise UserError(f"{name}: cannot be read ({why}); repair or remove it") from None
 
 
-def split_by_name(names):
-    """Training and test names: about one in ten is a test image, by the CRC-32 of its name alone, and at least one.
-
-    So a file stays on its side when others come or go.
-    """
-    test = {name for name in names if zlib.crc32(os.fsencode(name)) % 10 == 0}
-    if not test or len(test) == len(names):
-        test = {min(names, key=lambda name: zlib.crc32(os.fsencode(name)))}
-    return [name for name in names if name not in test], [name for name in names if name in test]
-
-
 # A folder of images -------------------------------------------------------------------------------------------
 
 
@@ -171,82 +168,25 @@ def load_folder(name, data_dir, size, limit):
             f"--dataset {name}: no folder of that name, and none of toy-digits, toy-faces, mnist, cifar10, "
             "cifar10-grey, celeba"
         )
-    paths = images_in(folder)
-    names = [path.relative_to(folder).as_posix() for path in paths]
+    names = [path.relative_to(folder).as_posix() for path in images_in(folder)]
     if len(names) < 2:
         raise UserError(f"--dataset {name}: {len(names)} images (.png, .jpg, ...) in it; there have to be two or more")
+    states = states_of(folder, names)
     limit = limit_of(limit, names)
-    splits = [split[:limit] for split in split_by_name(names)]
+    found = arrange(folder, names, limit)
     title = plain_name(folder.resolve())
-    states = [(file.stat().st_size, file.stat().st_mtime_ns) for file in paths]
-    classes = class_folders(names)
-    signature = [str(folder.resolve()), size, limit, list(zip(names, states, strict=True)), *classes]
+    signature = [str(folder.resolve()), size, limit, list(zip(names, states, strict=True)), found.classes]
 
     def decode(file):
         return read_image(lambda: folder / file, folder / file, lambda image: centre_square(image, size))
 
     def labels():
-        numbers = {kind: number for number, kind in enumerate(classes)}
-        rows = [numbers[name.split("/")[0]] for split in splits for name in split]
-        return [plain_text(name) for name in classes], np.array(rows, np.int32)
+        return [plain_text(name) for name in found.classes], np.array(found.labels(), np.int32)
 
     place = zlib.crc32(os.fsencode(folder.resolve()))  # so that two folders called "train" have two caches
     cache = cache_name(f"{title}-{place:08x}", size, limit)
-    return title, *open_images(data_dir, cache, signature, splits, decode, labels if classes else None)
-
-
-def images_in(folder):
-    """Images in a folder and those below it, but for what this program has drawn there."""
-    entries = list(entries_below(folder))
-    runs = {path.parent for path in entries if path.name == "config.json" and (path.parent / "metrics.csv").exists()}
-    ours = runs | {run.parent / "summary.png" for run in runs}
-    found = (path for path in entries if is_image(path.relative_to(folder)) and not is_endless(path))
-    return sorted(path for path in found if not ours or ours.isdisjoint([path, *path.parents]))
-
-
-def entries_below(folder):
-    """What is in a folder and those below it, linked ones too, but for hidden ones; a line about one that is locked."""
-    followed = [folder.resolve()]
-
-    def is_new(path):
-        """Whether a folder is none that is walked already, as one to which a link leads may be, without end."""
-        if not path.is_symlink():
-            return True
-        target = path.resolve()
-        if any(target.is_relative_to(one) or one.is_relative_to(target) for one in followed):
-            return False
-        followed.append(target)
-        return True
-
-    def locked(error):
-        if Path(error.filename) == folder:
-            raise UserError(f"{folder}: cannot be read ({reason(error)}); check its permissions")
-        note(one_line(f"{error.filename}: cannot be read ({reason(error)}), so it is left out"))
-
-    for place, folders, files in os.walk(folder, onerror=locked, followlinks=True):
-        folders[:] = [name for name in sorted(folders) if not name.startswith(".") and is_new(Path(place, name))]
-        yield from (Path(place, name) for name in folders + files)
-
-
-def class_folders(names):
-    """The folders that sort a folder's images into classes, two at least; none where an image is in none of them."""
-    folders = sorted({name.split("/")[0] for name in names if "/" in name})
-    return folders if len(folders) > 1 and all("/" in name for name in names) else []
-
-
-def plain_text(name):
-    """A file name as a legend can show it."""
-    return re.sub(r"[^\w .,+-]", "_", name)
-
-
-def plain_name(folder):
-    """A folder's name as part of the name of a run."""
-    return re.sub(r"[^\w.-]+", "_", folder.name).strip("._-") or "images"
-
-
-def is_image(path):
-    """Whether a path looks like an image, and neither it nor a folder above it is hidden."""
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+    splits = [found.train, found.test]
+    return title, *open_images(data_dir, cache, signature, splits, decode, labels if found.classes else None)
 
 
 def cache_name(title, size, limit):
@@ -275,6 +215,8 @@ def as_rgb(image):
     if image.mode.startswith("I"):
         levels = np.asarray(image).clip(0, 65_535)
         deep = image.mode != "I" or levels.max() > 255  # "I" has 32 bits, of which 8 or 16 are in use
+        if deep and levels.max() < 4096:
+            warnings.warn("its 16-bit pixels use 12 bits or fewer, which makes them almost black", stacklevel=2)
         image = Image.fromarray((levels // 257 if deep else levels).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -288,13 +230,12 @@ def as_rgb(image):
 def load_celeba(data_dir, size, limit):
     """CelebA (Liu et al. 2015): faces (size, size, 3), 40 attributes; training = partition 0, test = partition 2."""
     folder = data_dir / "celeba"
-    archive, unpacked = folder / "img_align_celeba.zip", folder / "img_align_celeba"
-    if not unpacked.is_dir() and not archive.exists():
-        download(archive, "toy-faces")
-    inner = unpacked / unpacked.name  # as Kaggle packs it
-    source = (inner if inner.is_dir() else unpacked) if unpacked.is_dir() else archive
+    source = find_faces(folder)
     names, states, read = list_unpacked(source) if source.is_dir() else list_archive(source)
-    attributes, partition = (text_or_table(folder / f"list_{about}") for about in ("attr_celeba", "eval_partition"))
+    attributes, partition = (
+        find_list(folder, "Anno", "list_attr_celeba"),
+        find_list(folder, "Eval", "list_eval_partition"),
+    )
     limit = limit_of(limit, names)
     train, test = split_celeba(source, names, partition)
     splits = [train[:limit], test[:limit]]
@@ -318,10 +259,24 @@ def load_celeba(data_dir, size, limit):
     return "celeba", *open_images(data_dir, cache_name("celeba", size, limit), signature, splits, decode, labels)
 
 
-def text_or_table(path):
-    """One of CelebA's lists: the published .txt, or where only that is there, Kaggle's .csv."""
-    table = path.with_suffix(".csv")
-    return table if table.exists() and not path.with_suffix(".txt").exists() else path.with_suffix(".txt")
+def find_faces(folder):
+    """The folder of CelebA's .jpg files, or the archive of them, downloaded if there is neither."""
+    unpacked = folder / "img_align_celeba"
+    archive = first_of(place / "img_align_celeba.zip" for place in (folder, folder / "Img"))
+    for place in (unpacked / unpacked.name, unpacked):  # the first as Kaggle packs it
+        if place.is_dir() and any(is_jpeg(entry.name) for entry in os.scandir(place)):
+            return place
+    if archive or unpacked.is_dir():
+        return archive or unpacked
+    archive = folder / "img_align_celeba.zip"
+    download(archive, "toy-faces")
+    return archive
+
+
+def find_list(folder, published_in, name):
+    """One of CelebA's lists: the published .txt, or Kaggle's .csv; where it should lie, if it is not there."""
+    places = (folder, folder / published_in)
+    return first_of(place / f"{name}{end}" for end in (".txt", ".csv") for place in places) or folder / f"{name}.txt"
 
 
 def file_state(path):
@@ -331,7 +286,7 @@ def file_state(path):
 
 def list_unpacked(folder):
     """Names of the .jpg files in a folder, their sizes and times, and how to open one."""
-    entries = {entry.name: entry.stat() for entry in os.scandir(folder) if entry.name.endswith(".jpg")}
+    entries = {entry.name: entry.stat() for entry in os.scandir(folder) if is_jpeg(entry.name)}
     names = check_any(sorted(entries), folder)
     return names, [(entries[name].st_size, entries[name].st_mtime_ns) for name in names], lambda name: folder / name
 
@@ -350,13 +305,19 @@ def list_archive(path):
 
 def is_face(entry):
     """Whether a zip member is a photograph; what macOS adds to archives and what is too large is not."""
-    return entry.filename.endswith(".jpg") and "__MACOSX" not in entry.filename and entry.file_size < 10_000_000
+    named = is_jpeg(entry.filename.rpartition("/")[2]) and "__MACOSX" not in entry.filename
+    return named and entry.file_size < 10_000_000
+
+
+def is_jpeg(name):
+    """Whether a file name is a photograph's, and not that of what macOS keeps beside one."""
+    return name.lower().endswith(".jpg") and not name.startswith(".")
 
 
 def check_any(names, source):
     """The names, of which there have to be two at least."""
     if len(names) < 2:
-        raise UserError(f"{source}: holds {len(names)} .jpg images; delete it, and the next run downloads the archive")
+        raise UserError(f"{source}: holds {len(names)} .jpg images; put them there, or move it away for a download")
     return names
 
 
@@ -364,6 +325,8 @@ def split_celeba(source, names, partition):
     """Names of training and test images by the official partition, or by a rule of our own where it cannot be."""
     if not partition.exists():
         note(f"{partition}: not there; {OUR_SPLIT}")
+        if len(names) != FACES:
+            note(f"{source}: {len(names):,} of CelebA's {FACES:,} images")
         return split_by_name(names)
     rows = read_partition(partition)
     known = set(names)

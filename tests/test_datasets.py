@@ -198,7 +198,7 @@ def test_only_missing_files_are_downloaded(mnist, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(datasets, "download", lambda path, toy_set: path.write_bytes(content))
     np.testing.assert_array_equal(load_mnist(tmp_path).test_labels, mnist["test"][1])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 and str(path) not in "".join(lines)
+    assert len(lines) == 3 + 1 and str(path) not in "".join(lines), "the last is about the number of images"
 
 
 def publish(monkeypatch, *paths):
@@ -215,7 +215,8 @@ def test_other_files_than_the_published_ones_are_used_and_remarked_on(mnist, tmp
     publish(monkeypatch, paths[0], paths[2])
     load_mnist(tmp_path)
     line = "{}: not byte for byte the published file; used as it is"
-    assert capsys.readouterr().out.splitlines() == [line.format(paths[1]), line.format(paths[3])]
+    count = f"{tmp_path / 'mnist'}: 6 training and 4 test images, not 60,000 and 10,000"
+    assert capsys.readouterr().out.splitlines() == [line.format(paths[1]), line.format(paths[3]), count]
 
 
 # CIFAR-10 -----------------------------------------------------------------------------------------------------

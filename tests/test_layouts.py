@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import struct
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -63,6 +64,29 @@ def test_mnist_unpacked_in_torchvisions_folders_and_with_kaggles_names(tmp_path,
     data = load_dataset("mnist", tmp_path)
     check_digits(data)
     assert data.name == "mnist" and data.label_names == tuple("0123456789")
+
+
+@pytest.mark.parametrize("whole", ["MNIST/raw", "npz"])
+def test_what_is_whole_goes_before_what_a_download_began(tmp_path, whole):
+    write_idx(tmp_path / "mnist", DIGITS)
+    for name in (*MNIST["test"], MNIST["train"][1]):
+        (tmp_path / "mnist" / name).unlink()
+    if whole == "npz":
+        np.savez(tmp_path / "mnist.npz", **arrays())
+    else:
+        write_idx(tmp_path / whole, DIGITS)
+    check_digits(load_dataset("mnist", tmp_path))
+
+
+def test_other_sets_in_mnists_place_are_remarked_on(tmp_path, capsys):
+    """Unpacked, Fashion-MNIST's files are told apart by their labels alone, parts of MNIST by their number."""
+    write_idx(tmp_path / "mnist", DIGITS, pack=False)
+    load_dataset("mnist", tmp_path)
+    assert "mnist: 6 training and 4 test images, not 60,000 and 10,000\n" in capsys.readouterr().out
+    blank = np.broadcast_to(np.uint8(0), (60_000, 1, 1, 1))
+    parts = {"train": blank, "test": blank[:10_000], "train_labels": np.zeros(60_000, np.uint8)}
+    datasets.remarked("folder", parts)
+    assert capsys.readouterr().out.startswith("folder: its labels are not MNIST's; ")
 
 
 def test_a_folder_of_that_name_is_no_file(tmp_path):
@@ -269,9 +293,21 @@ def write_batches(folder, writer=python2_batch, changed=()):
 
 
 @pytest.mark.parametrize("writer", [python2_batch, python3_batch])
-@pytest.mark.parametrize("place", ["cifar10/cifar-10-batches-py", "cifar-10-batches-py"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("cifar10/cifar-10-batches-py", "cifar-10-batches-py", "cifar-10-batches-py-target/cifar-10-batches-py"),
+        *("cifar-10-python.tar.gz", "cifar10/cifar-10-batches-py.tar.gz"),
+    ],
+)
 def test_cifar10s_python_version(tmp_path, writer, place):
-    write_batches(tmp_path / place, writer)
+    if place.endswith(".gz"):
+        write_batches(tmp_path / "unpacked", writer)
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        with tarfile.open(tmp_path / place, "w:gz") as tar:
+            tar.add(tmp_path / "unpacked", "cifar-10-batches-py")
+    else:
+        write_batches(tmp_path / place, writer)
     data = load_dataset("cifar10", tmp_path)
     train = np.concatenate([BATCH[name][0] for name in PICKLED[:5]])
     np.testing.assert_array_equal(data.train, train.transpose(0, 2, 3, 1))
@@ -388,6 +424,21 @@ def kaggle(folder):
 
 def write_table(path, rows):
     path.write_text("".join(",".join(row) + "\r\n" for row in rows), newline="")
+
+
+def test_celeba_as_its_authors_hand_it_out(celeba):
+    """In Img/, Anno/ and Eval/, with what macOS adds on other disks, and a folder left empty beside the archive."""
+    before = faces.load_celeba(celeba)
+    content = {path.name: path.read_bytes() for path in (celeba / "img_align_celeba").glob("*.jpg")}
+    for place in ("Img", "Anno", "Eval"):
+        (celeba / place).mkdir()
+    (celeba / "Img" / "img_align_celeba.zip").write_bytes(archive(content | {"._000001.jpg": b"macOS"}))
+    (celeba / "list_attr_celeba.txt").rename(celeba / "Anno" / "list_attr_celeba.txt")
+    (celeba / "list_eval_partition.txt").rename(celeba / "Eval" / "list_eval_partition.txt")
+    for path in (celeba / "img_align_celeba").iterdir():
+        path.unlink()
+    after = faces.load_celeba(celeba)
+    assert after.sha256 == before.sha256 and np.array_equal(after.train_labels, before.train_labels)
 
 
 def test_kaggles_celeba_is_the_published_one(celeba):

@@ -1,0 +1,186 @@
+"""A folder of images: which files count, which of them are for training and for testing, and what classes there are."""
+
+import itertools
+import os
+import re
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from console import UserError, note, one_line, reason
+from data.layouts import is_endless
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".j2k", ".jpx"}
+SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm"}
+UNREAD = {".heic", ".heif", ".avif", ".jxl", ".tga", ".svg", ".psd", ".exr", ".cr2", ".nef", ".arw", ".dng", ".raw"}
+ROLES = {"train": "train", "training": "train", "test": "test", "testing": "test"}  # of the parts of a published split
+ROLES |= {"val": "val", "valid": "val", "validation": "val", "dev": "val"}
+MOST_NAMES = 10  # classes that a line names
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Images by their paths inside a folder, with "/" in them: training, test, and classes where there are some."""
+
+    train: list
+    test: list
+    classes: list  # names, ascending; empty: none
+    class_of: dict  # {path: name}
+
+    def labels(self):
+        """The number of each image's class, training images first."""
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        return [numbers[self.class_of[path]] for path in (*self.train, *self.test)]
+
+
+def arrange(folder, names, limit):
+    """How the images `names` of a folder are used.
+
+    Parts of a published split, train/ and test/ (or val/), are used as such; else a tenth is for testing. Where each
+    image lies in a folder below, and there are two or more of those, they are its classes. limit: as many training
+    images at most, and as many test images, spread over all of them.
+    """
+    split = published_split(folder, names)
+    train, test, inner = split or (*split_by_name(names), {name: name for name in names})
+    classes = class_folders(folder, {name: inner[name] for name in (*train, *test)})
+    return Arrangement(spread(train, limit), spread(test, limit), sorted(set(classes.values())), classes)
+
+
+def published_split(folder, names):
+    """Training and test images, and all paths without that part of theirs, of a folder that has train/ and test/.
+
+    None where it has not. Without test/, val/ is for testing; what is in other parts is left out, with a line.
+    """
+    level = common_level(names)
+    parts = {name: name.split("/")[level] for name in names if name.count("/") > level}
+    roles = {
+        part: ROLES.get(re.sub(r"^seg_|[_-]?(set|images|data)?[\d_-]*$", "", part.lower())) for part in parts.values()
+    }
+    found = set(roles.values())
+    if None in found or "train" not in found or len(found) < 2:
+        return None
+    testing = "test" if "test" in found else "val"
+    train, test = ([name for name in names if roles.get(parts.get(name)) == role] for role in ("train", testing))
+    rest = len(names) - len(train) - len(test)
+    left_out = f"; {rest:,} other images are left out" if rest else ""
+    used = ["/".join(sorted(part for part in roles if roles[part] == role)) for role in ("train", testing)]
+    note(one_line(f"{folder}: {used[0]}/ is for training and {used[1]}/ for testing, as they are called{left_out}"))
+    return train, test, {name: "/".join(name.split("/")[:level] + name.split("/")[level + 1 :]) for name in parts}
+
+
+def common_level(names):
+    """How many folders all paths have in common."""
+    folders = [name.split("/")[:-1] for name in names]
+    pairs = zip(min(folders), max(folders), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def split_by_name(names):
+    """Training and test names: about one in ten is a test image, by the CRC-32 of its name alone, and at least one.
+
+    So a file stays on its side when others come or go.
+    """
+    test = {name for name in names if zlib.crc32(os.fsencode(name)) % 10 == 0}
+    if not test or len(test) == len(names):
+        test = {min(names, key=lambda name: zlib.crc32(os.fsencode(name)))}
+    return [name for name in names if name not in test], [name for name in names if name in test]
+
+
+def spread(names, limit):
+    """`limit` of the names, in their order, whatever they are sorted by; the first ones may all be of one class."""
+    if not limit or limit >= len(names):
+        return names
+    chosen = set(sorted(names, key=lambda name: zlib.crc32(os.fsencode(name)[::-1]))[:limit])  # not as the split is
+    return [name for name in names if name in chosen]
+
+
+def class_folders(folder, names):
+    """{path: its class} of {path: path that counts}, by the first folders that differ; {} where those are no classes.
+
+    A line says what they are, and where images outside of them are why there are none.
+    """
+    level = common_level(names.values())
+    classes = {name: path.split("/")[level] for name, path in names.items() if path.count("/") > level}
+    kinds = sorted(set(classes.values()))
+    outside = [name for name in names if name not in classes]
+    if len(kinds) > 1 and not outside:
+        more = f" and {len(kinds) - MOST_NAMES:,} more" if len(kinds) > MOST_NAMES else ""
+        note(one_line(f"{folder}: {len(kinds):,} classes, {', '.join(kinds[:MOST_NAMES])}{more}"))
+        return classes
+    if len(kinds) > 1:
+        note(one_line(f"{folder}: no classes, since {len(outside):,} images like {outside[0]} lie in no folder of one"))
+    return {}
+
+
+def images_in(folder):
+    """Images in a folder and those below it, but for what this program has drawn there; a line about unread ones."""
+    entries = list(entries_below(folder))
+    runs = {path.parent for path in entries if path.name == "config.json" and (path.parent / "metrics.csv").exists()}
+    ours = runs | {run.parent / "summary.png" for run in runs}
+    found = (path for path in entries if is_image(path.relative_to(folder)) and not is_endless(path))
+    unread = Counter(suffix for path in entries if (suffix := path.suffix.lower()) in UNREAD)
+    if unread:
+        kinds = " and ".join(f"{count:,} {suffix}" for suffix, count in sorted(unread.items()))
+        note(one_line(f"{folder}: {kinds} are left out; convert them to .png or .jpg"))
+    return sorted(path for path in found if not ours or ours.isdisjoint([path, *path.parents]))
+
+
+def entries_below(folder):
+    """What is in a folder and those below it, linked ones too, but for hidden ones; a line about one that is locked."""
+    followed = [folder.resolve()]
+
+    def is_new(path):
+        """Whether a folder is none that is walked already, as one to which a link leads may be, without end."""
+        if not path.is_symlink():
+            return True
+        target = path.resolve()
+        if any(target.is_relative_to(one) or one.is_relative_to(target) for one in followed):
+            return False
+        followed.append(target)
+        return True
+
+    def locked(error):
+        if Path(error.filename) == folder:
+            raise UserError(f"{folder}: cannot be read ({reason(error)}); check its permissions")
+        note(one_line(f"{error.filename}: cannot be read ({reason(error)}), so it is left out"))
+
+    for place, folders, files in os.walk(folder, onerror=locked, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if not is_hidden(name) and is_new(Path(place, name))]
+        yield from (Path(place, name) for name in folders + files)
+
+
+def is_hidden(name):
+    """Whether a folder is for somebody else: hidden, or a network disk's own."""
+    return name.startswith(".") or name == "@eaDir"
+
+
+def is_image(path):
+    """Whether a path looks like an image, and neither it nor a folder above it is hidden."""
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+
+
+def states_of(folder, names):
+    """Size and time of each file; UserError if one is empty or leads nowhere."""
+    states = []
+    for name in names:
+        try:
+            state = (folder / name).stat()
+        except OSError as error:
+            raise UserError(f"{folder / name}: cannot be read ({reason(error)}); repair or remove it") from None
+        states.append((state.st_size, state.st_mtime_ns))
+    empty = [name for name, (size, _) in zip(names, states, strict=True) if not size]
+    if empty:
+        others = f", and so are {len(empty) - 1:,} more images" if len(empty) > 1 else ""
+        raise UserError(f"{folder / empty[0]}: cannot be read (it is empty{others}); repair or remove it")
+    return states
+
+
+def plain_text(name):
+    """A file name as a legend can show it."""
+    return re.sub(r"[^\w .,+-]", "_", name)
+
+
+def plain_name(folder):
+    """A folder's name as part of the name of a run."""
+    return re.sub(r"[^\w.-]+", "_", folder.name).strip("._-") or "images"
