@@ -200,7 +200,7 @@ FLAGS = {  # name: (type or choices, help)
     "kl_warmup_epochs": (_number(float, 0, 1e6), "epochs over which the weight of the KL term rises from 0 to --beta"),
     "decay_per_epoch": (_number(float, 0, 1), "share of the weights that weight decay takes back in an epoch"),
     "seed": (_number(int, 0, 2**31 - 1), "all randomness follows from it"),
-    "limit": (_number(int, 1), "first LIMIT training images and at most as many test images"),
+    "limit": (_number(int, 1), "LIMIT training images, the first, or from all of a folder, and as many test images"),
     "image_size": (("32", "64", "128"), "pixels a side, for celeba and folders of images"),
     "precision": (("fp32", "bf16"), "bf16: products in bfloat16, on a CPU that has them faster for convolutions"),
     "strategy": (
