@@ -33,7 +33,7 @@ def open_run(settings, data):
     if settings.resume and runs:
         folder = run_to_resume(runs, config)
         if (folder / "config.json").exists():
-            settings.name = kept_name(folder)  # X-2 may have been begun as X, and found by its own name
+            settings.name = kept(folder / "config.json", "name")  # X-2 may be X's second, found by its own name
         return folder
     if settings.resume:
         note(f"{base}: nothing to resume, so this is a new run")
@@ -72,10 +72,8 @@ def fault_of(folder, config):
 
 def is_open(folder):
     """Whether a run was begun and has not reached the epochs that it was asked for, or not written all of its end."""
-    try:
-        asked = json.loads((folder / "config.json").read_text())["epochs"]
-        ended = json.loads((folder / "metrics.json").read_text())["epoch"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    asked, ended = kept(folder / "config.json", "epochs"), kept(folder / "metrics.json", "epoch")
+    if not (isinstance(asked, int) and isinstance(ended, int)):
         return (folder / "config.json").exists()
     return ended < asked or ended < len(read_rows(folder / "metrics.csv"))
 
@@ -100,13 +98,13 @@ def run_numbers(base):
 
 def was_named(folder):
     """Whether --name asked for this very name, number and all: then it is no further run of a shorter name."""
-    return kept_name(folder) == folder.name
+    return kept(folder / "config.json", "name") == folder.name
 
 
-def kept_name(folder):
-    """The --name with which a run was begun; None if there was none, or no telling."""
+def kept(path, key):
+    """What a JSON file of a run has under a key; None if it is not there, or there is no telling."""
     try:
-        return json.loads((folder / "config.json").read_text())["name"]
+        return json.loads(path.read_text())[key]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
@@ -179,7 +177,7 @@ def git_commit():
 def check_same_run(folder, config):
     """Refuse to go on with a run under other settings, with other images, or beyond its asked-for end."""
     try:
-        kept = dict(json.loads((folder / "config.json").read_text()))
+        begun = dict(json.loads((folder / "config.json").read_text()))
     except FileNotFoundError:
         if all(path.name.startswith("partial-") for path in folder.iterdir()):
             return  # stopped before it began
@@ -187,13 +185,13 @@ def check_same_run(folder, config):
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{folder / 'config.json'}: not JSON ({error}); start a new run with --name") from None
     for key in sorted(set(config) - FREE_TO_CHANGE):
-        if key not in kept:
+        if key not in begun:
             raise UserError(
                 f"--resume: {folder} was begun by a version without {key}; start a new run without --resume"
             )
-        if kept.get(key) != config[key]:
+        if begun[key] != config[key]:
             raise UserError(
-                f"--resume: {key} is {kept.get(key)!r} in {folder} and {config[key]!r} now; "
+                f"--resume: {key} is {begun[key]!r} in {folder} and {config[key]!r} now; "
                 "use the same, or start a new run without --resume"
             )
     done = len(read_rows(folder / "metrics.csv"))
@@ -203,9 +201,8 @@ def check_same_run(folder, config):
 
 def remark_on_versions(folder, config):
     """Say so where a run that goes on was begun with other packages."""
-    with contextlib.suppress(FileNotFoundError):
-        if json.loads((folder / "config.json").read_text()).get("versions") != config["versions"]:
-            note(f"{folder} was begun with other versions of its packages: the rest may differ in the last digits")
+    if (folder / "config.json").exists() and kept(folder / "config.json", "versions") != config["versions"]:
+        note(f"{folder} was begun with other versions of its packages: the rest may differ in the last digits")
 
 
 def read_rows(path):
@@ -219,14 +216,6 @@ def read_rows(path):
             ]
     except (FileNotFoundError, ValueError, TypeError, csv.Error):
         return []
-
-
-def evaluated_epoch(folder):
-    """The epoch after which evaluate.py measured a run; None if it has not."""
-    try:
-        return json.loads((folder / "evaluation.json").read_text())["epoch"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return None
 
 
 def load_network(path, way_out):

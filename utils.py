@@ -18,16 +18,7 @@ with importing():
 
     from data.datasets import Dataset, load_dataset
     from linear_start import SIGMA_FLOOR, fit_ppca, start_at_ppca
-    from run_folder import (
-        evaluated_epoch,
-        open_run,
-        read_rows,
-        replace_with,
-        run_config,
-        sole_writer,
-        write_json,
-        write_rows,
-    )
+    from run_folder import kept, open_run, read_rows, replace_with, run_config, sole_writer, write_json, write_rows
 
 with loading():
     import keras
@@ -552,7 +543,7 @@ def finish(run, means, errors):
     for name, content in PICTURES.items():
         if (run.folder / name).exists():
             note(f"  {run.folder / name}  {content}")
-    if evaluated_epoch(run.folder) not in (None, metrics["epoch"]):
+    if kept(run.folder / "evaluation.json", "epoch") not in (None, metrics["epoch"]):
         note(f"evaluation.json and its pictures there are of an earlier epoch: python evaluate.py {run.folder}")
     return metrics
 
@@ -592,14 +583,14 @@ def epoch_of(checkpoint):
 
 def restore_newest(checkpoints):
     """Load the newest checkpoint that can be read; returns its path."""
-    kept = checkpoints.checkpoints or [checkpoints.latest_checkpoint]  # none where the clock was set back since
-    for path in reversed(kept):
+    paths = checkpoints.checkpoints or [checkpoints.latest_checkpoint]  # none where the clock was set back since
+    for path in reversed(paths):
         try:
             checkpoints.checkpoint.restore(path).assert_consumed()
             return path
         except UNRESTORABLE as error:
             why = f"{path}: cannot be read ({reason(error)})"
-            if path != kept[0]:
+            if path != paths[0]:
                 note(f"{why}; going on from the one before")
     raise UserError(f"{why}; start a new run with --name")
 

@@ -213,16 +213,22 @@ def quiet(monkeypatch):
     monkeypatch.setattr(image_files, "progress", lambda items, total, label: items)
 
 
-def test_damaged_files_are_refused_or_read_as_they_were(tmp_path, capsys):
+def good_sets(tmp_path, capsys):
+    """Of each layout its name, itself, a folder to put it into, the arrays of the good set, and the lines about it."""
     (tmp_path / "made").mkdir()
-    counts = Counter()
     for name, layout in all_layouts(tmp_path / "made").items():
         folder = tmp_path / "good" / name
         put(folder, layout.files)
         capsys.readouterr()
-        good, paths = load(folder, layout), sorted(layout.files)
-        usual = set(capsys.readouterr().out.splitlines())
+        good = load(folder, layout)
         shutil.rmtree(folder)
+        yield name, layout, folder, good, set(capsys.readouterr().out.splitlines())
+
+
+def test_damaged_files_are_refused_or_read_as_they_were(tmp_path, capsys):
+    counts = Counter()
+    for name, layout, folder, good, usual in good_sets(tmp_path, capsys):
+        paths = sorted(layout.files)
         texts = [path for path in paths if path.endswith((".txt", ".csv"))]
         for path in dict.fromkeys([paths[0], paths[len(paths) // 2], paths[-1], *texts]):
             for damage, instead in damages(layout, path, layout.files[path]):
@@ -241,15 +247,9 @@ def test_damaged_files_are_refused_or_read_as_they_were(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_files_damaged_at_random_are_refused_or_read_as_they_were(tmp_path, capsys):
-    (tmp_path / "made").mkdir()
     counts, random = Counter(), np.random.default_rng(0)
-    for name, layout in all_layouts(tmp_path / "made").items():
-        folder = tmp_path / "good" / name
-        put(folder, layout.files)
-        capsys.readouterr()
-        good, paths = load(folder, layout), sorted(layout.files)
-        usual = set(capsys.readouterr().out.splitlines())
-        shutil.rmtree(folder)
+    for name, layout, folder, good, usual in good_sets(tmp_path, capsys):
+        paths = sorted(layout.files)
         texts = [path for path in paths if path.endswith((".txt", ".csv"))]
         for number in range(RANDOM_DAMAGES):
             path = str(random.choice(texts if texts and number % 2 else paths))
