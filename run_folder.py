@@ -9,6 +9,7 @@ import platform
 import re
 import subprocess
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -166,10 +167,14 @@ def run_config(settings, data):
 
 
 def git_commit():
-    """The program's commit, with "-dirty" behind it where files were changed; None outside git."""
-    command = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    """The program's commit, with "-dirty" behind it where files were changed; None outside git, and where the
+    repository around the program is one of something else."""
+    here = Path(__file__).resolve()
+    git = ["git", "-C", str(here.parent)]
+    run = partial(subprocess.run, capture_output=True, text=True, check=True)
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        run([*git, "ls-files", "--error-unmatch", here.name])
+        return run([*git, "describe", "--always", "--dirty", "--abbrev=40"]).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -18,6 +18,7 @@ from conftest import ROOT, contents, run_script, start_script, step_by_step, wai
 from PIL import Image
 from test_damage import mutated
 
+import run_folder
 import utils
 import vae_conv
 import vae_fc
@@ -501,6 +502,26 @@ def test_interrupt_keeps_the_checkpoint(image_folder, tmp_path):
     assert tf.train.latest_checkpoint(tmp_path / "run" / "checkpoint").endswith(f"-{epoch}")
     assert len(read(tmp_path / "run")) >= epoch > 0
     assert "tensorflow" not in (out + error).lower(), "no log of TensorFlow's own"
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_the_commit_kept_is_that_of_the_program(tmp_path, monkeypatch):
+    def git(*arguments):
+        who = "-c user.name=a -c user.email=a -c commit.gpgsign=false".split()
+        subprocess.run(["git", "-C", tmp_path, *who, *arguments], check=True, capture_output=True)
+
+    program = tmp_path / "vae" / "run_folder.py"
+    program.parent.mkdir()
+    program.write_text("as published")
+    monkeypatch.setattr(run_folder, "__file__", str(program))
+    git("init")
+    git("commit", "--allow-empty", "-m", "something else")
+    assert run_folder.git_commit() is None, "the repository around it is one of something else"
+    git("add", program)
+    git("commit", "-m", "the program")
+    assert re.fullmatch("[0-9a-f]{40}", run_folder.git_commit())
+    program.write_text("changed")
+    assert re.fullmatch("[0-9a-f]{40}-dirty", run_folder.git_commit())
 
 
 def test_a_terminal_is_told_what_takes_so_long(monkeypatch, capsys):
