@@ -261,16 +261,17 @@ def load_celeba(data_dir, size, limit):
 
 def find_faces(folder):
     """The folder of CelebA's .jpg files, or the archive of them, downloaded if there is neither."""
-    unpacked = folder / "img_align_celeba"
-    archive = first_of(place / "img_align_celeba.zip" for place in (folder, folder / "Img"))
-    for place in (unpacked / unpacked.name, unpacked):  # the first as Kaggle packs it
-        if place.is_dir() and any(is_jpeg(entry.name) for entry in os.scandir(place)):
-            return place
-    if archive or unpacked.is_dir():
-        return archive or unpacked
+    places = (folder, folder / "Img")  # the second as CelebA's authors have it
+    unpacked = [place / "img_align_celeba" for place in places]
+    for faces in unpacked:
+        for place in (faces / faces.name, faces):  # the first as Kaggle packs it
+            if place.is_dir() and any(is_jpeg(entry.name) for entry in os.scandir(place)):
+                return place
     archive = folder / "img_align_celeba.zip"
-    download(archive, "toy-faces")
-    return archive
+    found = first_of([*(place / archive.name for place in places), *unpacked])
+    if not found:
+        download(archive, "toy-faces")
+    return found or archive
 
 
 def find_list(folder, published_in, name):

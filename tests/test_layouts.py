@@ -439,6 +439,11 @@ def test_celeba_as_its_authors_hand_it_out(celeba):
         path.unlink()
     after = faces.load_celeba(celeba)
     assert after.sha256 == before.sha256 and np.array_equal(after.train_labels, before.train_labels)
+    (celeba / "Img" / "img_align_celeba.zip").unlink()
+    (celeba / "Img" / "img_align_celeba").mkdir()
+    for name, photograph in content.items():
+        (celeba / "Img" / "img_align_celeba" / name).write_bytes(photograph)
+    assert faces.load_celeba(celeba).sha256 == before.sha256, "unpacked there"
 
 
 def test_kaggles_celeba_is_the_published_one(celeba):
