@@ -199,15 +199,15 @@ FLAGS = {  # name: (type or choices, help)
     "beta": (_number(float, 0, 1e6), "weight of the KL term in training; reported losses have 1"),
     "kl_warmup_epochs": (_number(float, 0, 1e6), "epochs over which the weight of the KL term rises from 0 to --beta"),
     "decay_per_epoch": (_number(float, 0, 1), "share of the weights that weight decay takes back in an epoch"),
-    "seed": (_number(int, 0, 2**31 - 1), "all randomness follows from it"),
-    "limit": (_number(int, 1), "LIMIT training images, the first, or from all of a folder, and as many test images"),
+    "seed": (_number(int, 0, 2**31 - 1), "all randomness of the run follows from it; toy images are always the same"),
+    "limit": (_number(int, 1), "at most LIMIT training and LIMIT test images: the first, of a folder from all of it"),
     "image_size": (("32", "64", "128"), "pixels a side, for celeba and folders of images"),
     "precision": (("fp32", "bf16"), "bf16: products in bfloat16, on a CPU that has them faster for convolutions"),
     "strategy": (
         ("auto", "one", "mirrored", "multiworker"),
         "devices: one, all of this machine, or all machines of TF_CONFIG; auto: all that there are",
     ),
-    "data_dir": (_path, "where data sets lie or are downloaded to"),
+    "data_dir": (_path, "where data sets lie or are downloaded to; default: $VAE_DATA, else DATA_DIR in the script"),
     "out": (lambda text: _no_pattern(_path(text)), "where run folders go"),
     "name": (_folder_name, "run folder's name"),
 }
@@ -240,11 +240,10 @@ def parse_settings(script, description, constants, argv=None):
     for name, (kind, text) in FLAGS.items():
         accepted = {"choices": kind} if isinstance(kind, tuple) else {"type": kind, "metavar": name.upper()}
         parser.add_argument("--" + name.replace("_", "-"), help=text, **accepted)
-    shows = "write tensorboard/ into the run folder too: look at it with tensorboard --logdir"
+    shows = "write tensorboard/ into the run folder too, for tensorboard --logdir results"
     parser.add_argument("--tensorboard", action="store_true", default=None, help=shows)
-    parser.add_argument(
-        "--resume", action="store_true", help="go on with the newest run of these settings that has not ended"
-    )
+    goes_on = "go on with the newest run of these settings that has not ended, or that a larger --epochs makes longer"
+    parser.add_argument("--resume", action="store_true", help=goes_on)
     flags = vars(parser.parse_args(argv))
     given |= {name: value for name, value in flags.items() if value is not None}
     settings = argparse.Namespace(script=script, **given)
@@ -303,7 +302,7 @@ EVALUATION_FLAGS = {  # name: (type, help)
     "out": (_path, "where summary.png of several runs goes; default: results"),
     "nll_samples": (_number(int, 1, 10**9), "importance samples an image; default: 5,000, 500 for a convolutional run"),
     "nll_images": (_number(int, 1), "first N test images for nll; default: all, 1,000 with Gaussian pixels"),
-    "seed": (_number(int, 0, 2**31 - 1), "all randomness follows from it; default: 0"),
+    "seed": (_number(int, 0, 2**31 - 1), "noise, samples and mixture follow from it, the classifier does not; default: 0"),
 }
 
 
