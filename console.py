@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import errno
 import gc
+import itertools
 import math
 import os
 import sys
@@ -20,7 +21,7 @@ class UserError(Exception):
 
 
 class NonFiniteError(Exception):
-    """Training left the finite numbers: one line that names the term, the epoch and the step (exit code 3)."""
+    """A number is not finite: one line that names the term, the epoch and the step, or the image (exit code 3)."""
 
 
 def reason(error):
@@ -114,8 +115,9 @@ def loading():
                 wipe_line()
 
 
-def progress(items, total, label=None):
-    """Yield from `items` behind a progress bar, which is wiped at its end where there is no label.
+@contextlib.contextmanager
+def progress_bar(total, label=None):
+    """A progress bar of `total` steps, moved by the function that this yields; wiped at its end if it has no label.
 
     Without a terminal there is no bar, only the label.
     """
@@ -126,12 +128,24 @@ def progress(items, total, label=None):
     bar = Progbar(total) if sys.stdout.isatty() and total else None
     if bar:
         bar.update(0)
-    for count, item in enumerate(items, 1):
-        yield item
+    numbers = itertools.count(1)
+
+    def tick():
+        count = next(numbers)
         if bar:
             bar.update(count, finalize=bool(label) and count >= total)
+
+    yield tick
     if bar and not label:
         wipe_line()
+
+
+def progress(items, total, label=None):
+    """Yield from `items` behind a progress_bar."""
+    with progress_bar(total, label) as tick:
+        for item in items:
+            yield item
+            tick()
 
 
 def _number(kind, low, high=math.inf):
@@ -194,7 +208,10 @@ FLAGS = {  # name: (type or choices, help)
     "epochs": (_number(int, 1), "passes over the training images; default: as BY_DATASET says"),
     "batch_size": (_number(int, 1), "images in a training step"),
     "learning_rate": (_number(float, 1e-12, 1e6), "step size of AdamW after warm-up"),
-    "likelihood": (("auto", "bernoulli", "gaussian"), "pixel distribution; auto: bernoulli for digits, else gaussian"),
+    "likelihood": (
+        ("auto", "bernoulli", "gaussian"),
+        "pixel distribution; auto: bernoulli for digits, else gaussian",
+    ),
     "binarize": (("none", "dynamic", "threshold"), "black-and-white pixels: drawn anew each time, or above one half"),
     "beta": (_number(float, 0, 1e6), "weight of the KL term in training; reported losses have 1"),
     "kl_warmup_epochs": (_number(float, 0, 1e6), "epochs over which the weight of the KL term rises from 0 to --beta"),
@@ -301,8 +318,8 @@ EVALUATION_FLAGS = {  # name: (type, help)
     "data_dir": (_path, "where the data sets lie; default: $VAE_DATA, else the folder that the run used"),
     "out": (_path, "where summary.png of several runs goes; default: results"),
     "nll_samples": (_number(int, 1, 10**9), "importance samples an image; default: 5,000, 500 for a convolutional run"),
-    "nll_images": (_number(int, 1), "first N test images for nll; default: all, 1,000 with Gaussian pixels"),
-    "seed": (_number(int, 0, 2**31 - 1), "noise, samples and mixture follow from it, the classifier does not; default: 0"),
+    "nll_images": (_number(int, 1), "test images for nll, evenly spaced; default: all, 1,000 with Gaussian pixels"),
+    "seed": (_number(int, 0, 2**31 - 1), "noise, samples and mixture follow from it; default: 0"),
 }
 
 

@@ -81,7 +81,7 @@ def share_of_batch(size, context):
 
 
 def from_chief(values):
-    """Numbers or variables as the chief has them, a list of arrays."""
+    """Numbers or variables as the chief has them, a list of arrays; all workers have to ask for them."""
     strategy = tf.distribute.get_strategy()
 
     @tf.function
@@ -95,13 +95,20 @@ def from_chief(values):
 
 
 def agree(config):
-    """UserError where this worker was started with other settings or images than the first one."""
-    kept = {name: value for name, value in config.items() if name not in FREE_TO_CHANGE - {"epochs"}}
-    own = zlib.crc32(json.dumps(kept, sort_keys=True).encode())
-    if from_chief([np.int64(own)])[0] != own:
+    """UserError where this worker was started with other settings or images than the first one.
+
+    Other packages or another commit of this program get a line: two copies may well be the same without git.
+    """
+    software = {name: config[name] for name in ("versions", "git_commit")}
+    settings = {name: value for name, value in config.items() if name not in FREE_TO_CHANGE - {"epochs"}}
+    own = [np.int64(zlib.crc32(json.dumps(part, sort_keys=True).encode())) for part in (settings, software)]
+    same_settings, same_software = (one == other for one, other in zip(from_chief(own), own, strict=True))
+    if not same_settings:
         raise UserError(
             "--strategy multiworker: this worker's flags or images differ from the first one's; use the same"
         )
+    if not same_software:
+        note("this worker's packages, or its commit of this program, are not the first one's: use the same")
 
 
 def start_together(rows, config, variables):

@@ -61,8 +61,17 @@ def kl_to_standard_normal(mean, log_std):
 
 
 def bounded_log_sigma(log_sigma):
-    """The log-sigma as used: never below log(SIGMA_FLOOR)."""
-    return tf.maximum(log_sigma, math.log(SIGMA_FLOOR))
+    """The log-sigma as used: never below log(SIGMA_FLOOR).
+
+    Below it, only gradients that lead up count: with none, as tf.maximum has it, sigma could never leave its floor.
+    """
+    floor = math.log(SIGMA_FLOOR)
+
+    @tf.custom_gradient
+    def bounded(value):
+        return tf.maximum(value, floor), lambda upstream: tf.where((value > floor) | (upstream < 0), upstream, 0.0)
+
+    return bounded(tf.convert_to_tensor(log_sigma))
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,11 @@ class Vae:
     decoder: keras.Model
     log_sigma: tf.Variable  # Gaussian likelihood only
     likelihood: str  # "bernoulli" or "gaussian"
+
+    @property
+    def sigma(self):
+        """Standard deviation of Gaussian pixels."""
+        return tf.exp(bounded_log_sigma(self.log_sigma))
 
     @property
     def variables(self):
@@ -97,12 +111,12 @@ class Vae:
         return gaussian_log_prob(x, pixels, bounded_log_sigma(self.log_sigma))
 
     def pixel_means(self, z):
-        """Decoded images, E[x|z] clipped to [0, 1].  z: (B, z)."""
+        """Decoded images (B, H, W, C), E[x|z] clipped to [0, 1].  z: (B, z)."""
         pixels = self.decoder(z)
         return tf.sigmoid(pixels) if self.likelihood == "bernoulli" else tf.clip_by_value(pixels, 0, 1)
 
     def elbo_terms(self, x, noise):
-        """Reconstruction and KL terms per image, nats: -ELBO = recon + kl, one sample of z.  noise: (B, z)."""
+        """Reconstruction and KL terms, each (B,), nats: -ELBO = recon + kl, one sample of z.  noise: (B, z)."""
         mean, log_std = self.posterior(x)
         recon = -self.log_prob(x, mean + tf.exp(log_std) * noise)
         return recon, tf.reduce_sum(kl_to_standard_normal(mean, log_std), axis=-1)

@@ -28,8 +28,9 @@ import elbo
 import linear_start
 import measures
 import pictures
+import pixels
 from classifier import load_classifier
-from console import NonFiniteError, UserError, note, parse_evaluation, progress, reason
+from console import NonFiniteError, UserError, note, parse_evaluation, progress, progress_bar, reason
 from data.datasets import Dataset, with_checksum
 from run_folder import load_network, write_json
 
@@ -42,8 +43,7 @@ MIXTURE = 10  # Gaussians fitted to the codes of at most SAMPLES training images
 CODES_PER_UNIT = 5  # codes for each Gaussian and latent unit
 SHOWN_ATTRIBUTES = ("Smiling", "Eyeglasses")  # added and taken away in attributes.png
 ATTRIBUTE_STEP = 1.5  # of the difference between the means of those with and those without
-BATCH = utils.EVALUATION_BATCH
-SETTINGS = {  # what config.json must hold: types, or the values that are known
+CONFIG = {  # what config.json must hold: types, or the values that are known
     "script": (str,),
     "dataset": (str,),
     "data_dir": (str,),
@@ -80,7 +80,7 @@ def load_run(folder, options):
         raise UserError(f"{folder}: no such folder; name the folder of a finished run, like results/fc_mnist_z2")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: cannot be written to, and evaluation.json has to go there; copy the run elsewhere")
-    config = read_json(folder / "config.json", SETTINGS)
+    config = read_json(folder / "config.json", CONFIG)
     metrics = read_json(folder / "metrics.json", {"epoch": (int,), "sigma": (float, type(None))})
     settings = argparse.Namespace(**config)
     settings.training_seed, settings.seed = config["seed"], options.seed
@@ -105,8 +105,11 @@ def load_data(*request):
     return utils.load_dataset(*request)
 
 
-def read_json(path, settings):
-    """A JSON object from a file of the run folder; UserError if it is missing, damaged or not as `settings` says."""
+def read_json(path, values):
+    """A JSON object from a file of the run folder; UserError if it is missing, damaged or lacks one of `values`.
+
+    values: {name: the types or values that it may have}.
+    """
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
@@ -114,7 +117,7 @@ def read_json(path, settings):
         raise UserError(f"{path.parent}: no {path.name} in it; {way_out}") from None
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); train the run anew") from None
-    for name, accepted in settings.items():
+    for name, accepted in values.items():
         if not isinstance(content, dict) or name not in content:
             raise UserError(f"{path}: lacks {name}; train the run anew")
         if content[name] not in accepted and type(content[name]) not in accepted:
@@ -146,13 +149,17 @@ def load_half(path, input_shape, output_shape):
 
 
 def evaluate_run(run, options):
-    """Write evaluation.json and the pictures of a run; returns the content of evaluation.json."""
+    """Write evaluation.json and the pictures of a run; returns the content of evaluation.json.
+
+    Raises NonFiniteError where the loss or the likelihood of a test image is not finite.
+    """
     began = time.perf_counter()
     note(f"\n{run.folder}: {run.data.name}, {len(run.data.test):,} test images, z = {run.settings.z}")
     call = utils.build_evaluate_call(run.vae, run.settings)
     recon, kl, error, *codes = utils.evaluate_images(call, run.data.test, run.settings)
-    if not np.all(np.isfinite(recon + kl)):
-        raise NonFiniteError(f"{run.folder}: the loss of test image {np.argmin(np.isfinite(recon + kl))} is no number")
+    finite = np.isfinite(recon + kl)
+    if not np.all(finite):
+        raise NonFiniteError(f"{run.folder}: the loss of test image {1 + np.argmin(finite)} is no number")
     ppca = linear_start.fit_ppca(run.data.train, run.settings.z, limit=len(run.data.train), iterations=10)
     train_rows = evenly_spaced(len(run.data.train), SAMPLES)
     *_, train_means, train_log_stds = utils.evaluate_images(call, run.data.train[train_rows], run.settings)
@@ -180,11 +187,6 @@ def evenly_spaced(count, most):
     return np.unique(np.linspace(0, count - 1, most).astype(int))
 
 
-def rows_of(count):
-    """Slices of at most BATCH that cover `count` rows."""
-    return [slice(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
-
-
 def unit_kl(codes):
     """KL of each latent unit, nats, averaged over the test set: (z,)."""
     return np.mean(elbo.kl_to_standard_normal(*codes).numpy(), axis=0, dtype=np.float64)
@@ -202,22 +204,25 @@ def elbo_numbers(recon, kl, codes):
 
 
 def likelihood_numbers(run, codes, options):
-    """The importance-weighted bound on -log p(x), nats per image."""
+    """The importance-weighted bound on -log p(x), nats per image; codes: mean and log-std of q(z|x), each (N, z).
+
+    Of evenly spaced test images where it is not of all: the first ones of a folder may all be of one class.
+    """
     samples = options.nll_samples or NLL_SAMPLES.get(run.settings.script, NLL_SAMPLES_OF_OTHERS)
     count = min(options.nll_images or NLL_IMAGES[run.settings.likelihood] or math.inf, len(run.data.test))
     call = measures.build_importance_call(run.vae, run.settings)
-    ticks = len(rows_of(count)) * -(-samples // NLL_STEPS)
-    bar = progress(range(ticks), ticks, f"likelihood of {count:,} images, {samples:,} importance samples each")
-    next(bar)  # shows the bar
+    chosen, batches = evenly_spaced(len(run.data.test), count), pixels.rows_of(count)
+    label = f"likelihood of {count:,} images, {samples:,} importance samples each"
     parts = []
-    for batch, rows in enumerate(rows_of(count)):
-        x = utils.evaluation_pixels(run.data.test, run.settings, batch)[: rows.stop - rows.start]
-        near = [tf.constant(part[rows]) for part in codes]
-        tick = functools.partial(next, bar, None)
-        parts.append(measures.importance_weighted_nll(call, x, near, samples, batch * samples, NLL_STEPS, tick))
+    with progress_bar(len(batches) * -(-samples // NLL_STEPS), label) as tick:
+        for batch, rows in enumerate(batches):
+            x = tf.constant(pixels.chosen_pixels(run.data.test, run.settings, chosen[rows]))
+            near = [tf.constant(part[chosen[rows]]) for part in codes]
+            parts.append(measures.importance_weighted_nll(call, x, near, samples, batch * samples, NLL_STEPS, tick))
     nll = np.concatenate(parts)
     if not np.all(np.isfinite(nll)):
-        raise NonFiniteError(f"{run.folder}: the likelihood of test image {np.argmin(np.isfinite(nll))} is no number")
+        image = 1 + chosen[np.argmin(np.isfinite(nll))]
+        raise NonFiniteError(f"{run.folder}: the likelihood of test image {image} is no number")
     error = float(nll.std(ddof=1) / math.sqrt(count)) if count > 1 else None
     return {"nll": mean_of(nll), "nll_samples": samples, "nll_images": count, "nll_standard_error": error}
 
@@ -228,7 +233,8 @@ def density_numbers(run, ppca):
         return {"bits_per_dim": None, "ppca_bits_per_dim": None}
     images, call = run.data.test, measures.build_dequantised_call(run.vae, run.settings)
     vae, linear = [], []
-    for batch, rows in enumerate(progress(rows_of(len(images)), len(rows_of(len(images))))):
+    batches = pixels.rows_of(len(images))
+    for batch, rows in enumerate(progress(batches, len(batches))):
         noisy = measures.dequantise(images[rows], run.settings.seed, tf.constant(batch, tf.int64))
         vae.append(call(tf.constant(images[rows]), noisy, tf.constant(batch, tf.int64)).numpy())
         linear.append(measures.ppca_nll(ppca, noisy.numpy().reshape(len(noisy), -1)))
@@ -237,12 +243,16 @@ def density_numbers(run, ppca):
 
 
 def pixel_numbers(run, error, means, ppca):
-    """How near reconstructions come to the test images: PSNR, SSIM, and PCA's PSNR."""
+    """How near reconstructions come to the test images: PSNR, SSIM, and PCA's PSNR.
+
+    error: mean squared errors (N,), means: of q(z|x) (N, z), of all test images.
+    """
     similarity, linear, window = [], [], min(11, *run.data.image_shape[:2])  # pixels; 11 is tf.image.ssim's own
-    for batch, rows in enumerate(progress(rows_of(len(means)), len(rows_of(len(means))))):
-        x = utils.evaluation_pixels(run.data.test, run.settings, batch)[: rows.stop - rows.start]
+    batches = pixels.rows_of(len(means))
+    for rows in progress(batches, len(batches)):
+        x = pixels.chosen_pixels(run.data.test, run.settings, range(len(means))[rows])
         similarity.append(tf.image.ssim(x, run.vae.pixel_means(means[rows]), 1.0, filter_size=window).numpy())
-        flat = x.numpy().reshape(len(x), -1)
+        flat = x.reshape(len(x), -1)
         linear.append(np.square(measures.pca_reconstruction(ppca, flat) - flat).mean(axis=1))
     return {
         "psnr": mean_of(utils.psnr(error)),
@@ -256,7 +266,8 @@ def feature_numbers(run, means, mixture_codes, ppca):
     """What a classifier of the set's own labels sees: Frechet distances, novelty, attributes kept.
 
     Without labels, samples are compared with training images by their pPCA codes, and the rest is None. Returns the
-    numbers, and the rows of the training images nearest to the samples.
+    numbers, and the rows of the training images nearest to the samples.  means: of the test images' codes (N, z);
+    mixture_codes: (SAMPLES, z).
     """
     data = run.data
     if data.train_labels is None:
@@ -277,7 +288,10 @@ def linear_features(ppca, images):
 
 
 def describe_views(run, describe, means, mixture_codes, ppca):
-    """Features and logits of the test images, of what becomes of them, of training images and of samples."""
+    """Features and logits of the test images, of what becomes of them, of training images and of samples.
+
+    describe: images (B, H, W, C) in [0, 1] -> features (B, F), logits (B, L). Returns {view: [features, logits]}.
+    """
     data = run.data
 
     def linear(x):
@@ -292,7 +306,7 @@ def describe_views(run, describe, means, mixture_codes, ppca):
         "mixture_samples": (mixture_codes, run.vae.pixel_means),
         "training": (data.train, lambda x: x / 255),
     }
-    batches = [(name, rows) for name, (source, _) in views.items() for rows in rows_of(len(source))]
+    batches = [(name, rows) for name, (source, _) in views.items() for rows in pixels.rows_of(len(source))]
     found = {name: [] for name in views}
     for name, rows in progress(batches, len(batches), "features of test, training, reconstructed and sampled images"):
         source, images = views[name]
@@ -302,7 +316,7 @@ def describe_views(run, describe, means, mixture_codes, ppca):
 
 def sample_codes(run):
     """Codes (SAMPLES, z) drawn from N(0, I), the same ones for every run of the same z and seed."""
-    return tf.random.stateless_normal((SAMPLES, run.settings.z), utils.random_key(run.settings.seed, utils.SAMPLE, 1))
+    return tf.random.stateless_normal((SAMPLES, run.settings.z), pixels.random_key(run.settings.seed, pixels.SAMPLE, 1))
 
 
 def draw_from_mixture(run, means, log_stds):
@@ -310,7 +324,7 @@ def draw_from_mixture(run, means, log_stds):
 
     means, log_stds: of q(z|x) of training images, each (N, z); the mixture is fitted to one draw from each.
     """
-    key = utils.random_key(run.settings.seed, utils.SAMPLE, 2)
+    key = pixels.random_key(run.settings.seed, pixels.SAMPLE, 2)
     codes = means + np.exp(log_stds) * tf.random.stateless_normal(means.shape, key).numpy()
     count = int(np.clip(len(codes) // (CODES_PER_UNIT * run.settings.z), 1, MIXTURE))
     mixture = measures.fit_mixture(codes, count, run.settings.seed)
@@ -358,14 +372,14 @@ def attributes(data, views):
         return None
     names = ("originals", "reconstructions", "pca", "mean_image")
     found = {name: measures.recalls(np.broadcast_to(views[name][1] > 0, labels.shape), labels) for name in names}
-    table = {}
+    numbers = {}
     for column, attribute in enumerate(data.label_names):
-        table[attribute] = {}
+        numbers[attribute] = {}
         for side, answer in enumerate(("presence", "absence")):
             recall = {name: number(found[name][side][column]) for name in names}
-            kept = recall["reconstructions"] / recall["originals"] if recall["originals"] else None
-            table[attribute][answer] = recall | {"retention": kept}
-    return table
+            retention = recall["reconstructions"] / recall["originals"] if recall["originals"] else None
+            numbers[attribute][answer] = recall | {"retention": retention}
+    return numbers
 
 
 def number(value):
@@ -496,7 +510,7 @@ def draw_summary(path, runs, count=10):
         chosen = utils.picture_rows(data, count)
         rows = [np.concatenate([originals(peers[0], chosen), np.ones((len(chosen) + 1, *data.image_shape))])]
         for run in peers:
-            x = utils.chosen_pixels(run.data.test, run.settings, chosen)
+            x = pixels.chosen_pixels(run.data.test, run.settings, chosen)
             below = run.vae.pixel_means(run.vae.posterior(x)[0])
             samples = decode(run, sample_codes(run)[: len(chosen)])
             rows.append(np.concatenate([below, np.ones((1, *data.image_shape)), samples]))

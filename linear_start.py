@@ -62,8 +62,8 @@ def fit_ppca(images, z, seed=0, mirror=False, limit=50_000, iterations=4):
     Of sets twice as large as `limit` or larger, every second, third ... image. With `mirror`, from their mirror images
     too: what training sees is what the fit must see. Not from shifted ones: test images are not, and shifts only keep
     the network from learning the training images by heart.
-    Tipping & Bishop 1999, equations 7, 8 and 12; its posterior is diagonal in this basis, so the VAE starts with a
-    tight bound. Directions without variance get weight 0 (posterior = prior).
+    Tipping & Bishop 1999, equations 7 and 8; its posterior is diagonal in this basis, so the VAE starts with a tight
+    bound. Directions without variance get weight 0 (posterior = prior).
     """
     images = images[:: max(1, len(images) // limit)]
     mean, vectors, values, trace = principal_components(images, z, seed, mirror, iterations)

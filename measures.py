@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import utils
 from console import progress
 
 # isort: split
 import tensorflow as tf
 
 import elbo
+import pixels
 
 GREY_LEVELS = 255  # steps between black and white of an 8-bit pixel
 DISTANCES = 4_000_000  # of a distance matrix held at once
@@ -37,7 +37,7 @@ def build_importance_call(vae, settings):
     with the number of samples.
     """
 
-    @tf.function(jit_compile=settings.xla)
+    @tf.function(jit_compile=settings.xla)  # with AutoGraph: a loop over as many samples as come
     def add_samples(x, mean, log_std, largest, scaled_sum, noise):
         for one in noise:
             z = mean + tf.exp(log_std) * one
@@ -50,18 +50,18 @@ def build_importance_call(vae, settings):
 
     @elbo.compiled()
     def importance_call(x, mean, log_std, largest, scaled_sum, first, steps):
-        noise = utils.draw_noise(settings.seed, utils.IMPORTANCE, first, steps, tf.shape(mean))
+        noise = pixels.draw_noise(settings.seed, pixels.IMPORTANCE, first, steps, tf.shape(mean))
         return add_samples(x, mean, log_std, largest, scaled_sum, noise)
 
     return importance_call
 
 
 def importance_weighted_nll(importance_call, x, codes, samples, first, steps, tick=lambda: None):
-    """-log of the mean of `samples` importance weights per image, nats, (B,): an upper bound of -log p(x).
+    """-log of the mean of `samples` importance weights per image, nats, (B,).
 
-    The tighter, the more samples (Burda et al. 2016, equation 8); with one, minus the ELBO with the KL as sampled.
-    x: (B, H, W, C); codes: mean and log-std of q(z|x), each (B, z); `first`: number of the first noise; tick(): called
-    after every `steps` samples.
+    In expectation an upper bound of -log p(x), the tighter, the more samples (Burda et al. 2016, equation 8); with one,
+    minus the ELBO with the KL as sampled.  x: (B, H, W, C); codes: mean and log-std of q(z|x), each (B, z); `first`:
+    number of the first noise; tick(): called after every `steps` samples.
     """
     largest, scaled_sum = tf.fill([len(x)], tf.float32.min), tf.zeros(len(x))
     for done in range(0, samples, steps):
@@ -76,7 +76,7 @@ def dequantise(images, seed, batch):
 
     A density of such numbers bounds the probability of the 8-bit image from below (Theis et al. 2016, section 3.1).
     """
-    noise = tf.random.stateless_uniform(tf.shape(images), utils.random_key(seed, utils.DEQUANTISE, batch), -0.5, 0.5)
+    noise = tf.random.stateless_uniform(tf.shape(images), pixels.random_key(seed, pixels.DEQUANTISE, batch), -0.5, 0.5)
     return (tf.cast(images, tf.float32) + noise) / GREY_LEVELS
 
 
@@ -89,8 +89,8 @@ def build_dequantised_call(vae, settings):
 
     @elbo.compiled(settings.xla)
     def dequantised_call(images, noisy, batch):
-        mean, log_std = vae.posterior(utils.to_pixels(images))
-        noise = tf.random.stateless_normal(tf.shape(mean), utils.random_key(settings.seed, utils.EVALUATE, batch))
+        mean, log_std = vae.posterior(pixels.to_pixels(images))
+        noise = tf.random.stateless_normal(tf.shape(mean), pixels.random_key(settings.seed, pixels.EVALUATE, batch))
         recon = -vae.log_prob(noisy, mean + tf.exp(log_std) * noise)
         return recon + tf.reduce_sum(elbo.kl_to_standard_normal(mean, log_std), axis=-1)
 
@@ -165,9 +165,9 @@ class Mixture:
 def fit_mixture(codes, count, seed, steps=40):
     """A mixture of `count` Gaussians fitted to codes (N, z) by expectation-maximisation, from `count` codes as means.
 
-    Sampling from it, not from N(0, I), is ex-post density estimation (Ghosh et al. 2020, section 4). Each Gaussian
-    counts one more code, where it started and spread as N(0, I), or for codes far out as wide as rounding asks for, so
-    that no covariance degenerates however few codes there are.
+    Sampling from it, not from N(0, I), is ex-post density estimation (Ghosh et al. 2020, section 4). Each Gaussian's
+    mean counts one more code, where it started, and its covariance one that is spread around the mean as N(0, I) is, or
+    for codes far out as wide as rounding asks for, so that none degenerates however few codes there are.
     """
     codes = np.asarray(codes, np.float64)
     count, size = min(count, len(codes)), codes.shape[1]

@@ -49,7 +49,10 @@ def save_pages(path, pages):
 
 
 def grid_page(images, columns, caption, row_labels=(), column_labels=()):
-    """A grid, enlarged by a whole factor, a caption above it, labels left of its rows, repeated, and above columns."""
+    """A grid, enlarged by a whole factor, a caption above it, labels left of its rows, repeated, and above columns.
+
+    images: as image_grid takes them. Returns a PIL image.
+    """
     scale = max(1, -(-LEAST_CELL // images.shape[1]))
     grid = Image.fromarray(image_grid(images, columns).squeeze()).convert("RGB")
     grid = grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)

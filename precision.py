@@ -73,7 +73,7 @@ def filter_gradient(large, small, kernel_size):
 
 @tf.custom_gradient
 def convolved(maps, kernel):
-    """A convolution of stride 2 with filter_gradient."""
+    """A convolution of stride 2 with filter_gradient.  maps: (B, H, W, C), kernel: (k, k, C, F) -> (B, H/2, W/2, F)."""
 
     def gradients(upstream):
         inner = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(maps), 2, "SAME")
@@ -83,7 +83,10 @@ def convolved(maps, kernel):
 
 
 def transposed(maps, kernel, size):
-    """A transposed convolution of stride 2 to `size` = height, width, with filter_gradient."""
+    """A transposed convolution of stride 2 to `size` = height, width, with filter_gradient.
+
+    maps: (B, h, w, F), kernel: (k, k, C, F) -> (B, *size, C).
+    """
 
     @tf.custom_gradient
     def apply(maps, kernel):

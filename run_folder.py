@@ -9,7 +9,6 @@ import platform
 import re
 import subprocess
 import sys
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -170,13 +169,17 @@ def git_commit():
     """The program's commit, with "-dirty" behind it where files were changed; None outside git, and where the
     repository around the program is one of something else."""
     here = Path(__file__).resolve()
-    git = ["git", "-C", str(here.parent)]
-    run = partial(subprocess.run, capture_output=True, text=True, check=True)
     try:
-        run([*git, "ls-files", "--error-unmatch", here.name])
-        return run([*git, "describe", "--always", "--dirty", "--abbrev=40"]).stdout.strip()
+        git(here.parent, "ls-files", "--error-unmatch", here.name)
+        return git(here.parent, "describe", "--always", "--dirty", "--abbrev=40")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def git(folder, *arguments):
+    """What git says in a folder; OSError or CalledProcessError if it cannot."""
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def check_same_run(folder, config):
@@ -205,13 +208,18 @@ def check_same_run(folder, config):
 
 
 def remark_on_versions(folder, config):
-    """Say so where a run that goes on was begun with other packages."""
-    if (folder / "config.json").exists() and kept(folder / "config.json", "versions") != config["versions"]:
+    """Say so where a run that goes on was begun with other packages, or with another commit of this program."""
+    if not (folder / "config.json").exists():
+        return
+    if kept(folder / "config.json", "versions") != config["versions"]:
         note(f"{folder} was begun with other versions of its packages: the rest may differ in the last digits")
+    begun, now = kept(folder / "config.json", "git_commit"), config["git_commit"]
+    if begun != now:
+        note(f"{folder} was begun with commit {begun} of this program, and goes on with {now}: the rest may differ")
 
 
 def read_rows(path):
-    """Rows of metrics.csv, numbers as numbers."""
+    """Rows of metrics.csv, numbers as numbers; none where the file is missing or damaged."""
     whole = {"epoch", "active_units"}
     try:
         with path.open(newline="") as file:

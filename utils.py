@@ -1,4 +1,4 @@
-"""What vae_fc.py and vae_conv.py share: random numbers and pixels | training | which pictures to draw.
+"""What vae_fc.py and vae_conv.py share: training | which pictures to draw.
 
 Losses are nats per image: summed over pixels and latent units, averaged over images. Pixels are float32 in
 [0, 1], images (B, H, W, C). Sources: Kingma & Welling 2014 (VAE, arXiv:1312.6114), Rybkin et al. 2021 (calibrated
@@ -25,9 +25,11 @@ with loading():
     import tensorflow as tf
 
     import pictures
+    import pixels
     from board import Board
     from distributed import is_chief, lost_workers, open_strategy, share_of_batch, start_together
-    from elbo import Vae, bounded_log_sigma, compiled
+    from elbo import Vae, compiled
+    from pixels import BINARIZE, EVALUATE, MIRROR, NOISE, SAMPLE, SHIFT, random_key
     from precision import in_bfloat16, lacks_instructions
 
     keras.config.set_image_data_format("channels_last")  # whatever ~/.keras/keras.json says
@@ -37,50 +39,8 @@ with loading():
 
 __all__ = ["launch", "load_dataset", "open_strategy", "parse_settings", "train"]  # what a script needs
 
-EVALUATION_BATCH = 500  # images
 PICTURE_SECONDS = 10  # between two drawings of the pictures while training
-ACTIVE_VARIANCE = 0.01  # a unit is active if Var over x of E[z|x] is above this (Burda et al. 2016, section 5.1)
-NOISE, BINARIZE, EVALUATE, SAMPLE, MIRROR, IMPORTANCE, DEQUANTISE, SHIFT = range(8)  # random_key's streams
-
-# ---------------------------------------------------------------------------------------------------------------
-# Random numbers and pixels
-# ---------------------------------------------------------------------------------------------------------------
-
-
-def random_key(seed, stream, step):
-    """Key of TensorFlow's stateless random numbers: the same numbers whenever (seed, stream, step) is the same."""
-    return tf.stack([tf.cast(seed * 8 + stream, tf.int64), tf.cast(step, tf.int64)])
-
-
-def draw_noise(seed, stream, first, count, shape):
-    """Standard normal noise of `count` steps, each from the key of its own number: (count, *shape).
-
-    Never called under XLA, which takes some 50 times as long for it on a CPU, and makes other numbers of the same key.
-    """
-
-    def draw(step):
-        return tf.random.stateless_normal(shape, random_key(seed, stream, step))
-
-    return tf.map_fn(draw, first + tf.range(count, dtype=tf.int64), fn_output_signature=tf.float32)
-
-
-def binarized(images, binarize, key):
-    """uint8 images as they are ("none") or as 0 and 255: above one half ("threshold"), or "dynamic": drawn anew with
-    each pixel's grey level as probability (Salakhutdinov & Murray 2008).  (..., H, W, C), of the same shape.
-
-    Never called under XLA, which makes other random numbers of the same key, and inside a dense net's training step
-    took a third of its speed (7,500 images/s instead of 11,300).
-    """
-    if binarize == "none":
-        return images
-    level = tf.random.stateless_uniform(tf.shape(images), key) if binarize == "dynamic" else 0.5
-    return tf.where(level < to_pixels(images), np.uint8(255), np.uint8(0))
-
-
-def to_pixels(images):
-    """uint8 images as float32 in [0, 1]."""
-    return tf.cast(images, tf.float32) / 255
-
+ACTIVE_VARIANCE = 0.01  # a unit is active if Var over x of E[z|x] is above this (Burda et al. 2016, section 5.2)
 
 # ---------------------------------------------------------------------------------------------------------------
 # Training
@@ -119,8 +79,8 @@ def clip_gradients(gradients, limit):
 def average_rate(power, step, steps):
     """Weight of the newest weights in the average after `step` steps, `steps` of them since the last update.
 
-    The average weighs step t by t^power (Karras et al. 2024, arXiv:2312.02696, equation 6), so its horizon is always
-    the same share of the run so far, about 1 / (power + 1).
+    The average weighs step t by t^power (Karras et al. 2024, arXiv:2312.02696, section 3.1), to first order in steps /
+    step, so its horizon is always the same share of the run so far, about 1 / (power + 1).
     """
     return min(1.0, (power + 1) * steps / step)
 
@@ -149,24 +109,14 @@ def training_calls(images, settings, epoch):
         yield batches.reshape(settings.steps_per_call, size, *images.shape[1:]), len(chosen) // size
 
 
-def mirrored(x, key):
-    """Each image as it is or mirrored left to right, by chance.  x: (B, H, W, C)."""
-    chosen = tf.random.stateless_uniform((tf.shape(x)[0], 1, 1, 1), key) < 0.5
-    return tf.where(chosen, tf.reverse(x, axis=[2]), x)
-
-
-def shifted(images, reach, key):
-    """Each image moved by up to `reach` pixels along both sides, by chance; its edges fill the gap.  (B, H, W, C)."""
-    moves = tf.random.stateless_uniform((tf.shape(images)[0], 2), key, -reach, reach + 1, tf.int32)
-    for axis, move in ((1, moves[:, :1]), (2, moves[:, 1:])):
-        last = tf.shape(images)[axis] - 1
-        images = tf.gather(images, tf.clip_by_value(tf.range(last + 1) + move, 0, last), axis=axis, batch_dims=1)
-    return images
-
-
 def under_xla(settings):
     """Whether XLA compiles the training of the networks: not in bfloat16 on a CPU, where it computes in float32."""
     return settings.xla and (settings.precision == "fp32" or bool(GPUS))
+
+
+def batch_mean(terms, weights):
+    """Mean over the batch of terms (B,); with weights (B,), a replica's share of the whole batch's mean."""
+    return tf.reduce_mean(terms) if weights is None else tf.reduce_sum(weights * terms)
 
 
 def build_gradient_call(vae, settings):
@@ -179,16 +129,16 @@ def build_gradient_call(vae, settings):
     @compiled(under_xla(settings))
     def gradient_call(images, noise, step, beta, share=None):
         if settings.shift:
-            images = shifted(images, settings.shift, random_key(settings.seed, SHIFT, step))
-        x = to_pixels(images)
+            images = pixels.shifted(images, settings.shift, random_key(settings.seed, SHIFT, step))
+        x = pixels.to_pixels(images)
         if settings.mirror:
-            x = mirrored(x, random_key(settings.seed, MIRROR, step))
-        mean = tf.reduce_mean
+            x = pixels.mirrored(x, random_key(settings.seed, MIRROR, step))
+        weights = None
         if share:
-            (rows, weights), mean = share, lambda values: tf.reduce_sum(weights * values)
+            rows, weights = share
             x, noise = tf.gather(x, rows), tf.gather(noise, rows)
         with tf.GradientTape() as tape:
-            recon, kl = map(mean, vae.elbo_terms(x, noise))
+            recon, kl = (batch_mean(terms, weights) for terms in vae.elbo_terms(x, noise))
             loss = recon + beta * kl
         return tf.stack([recon, kl]), tape.gradient(loss, vae.variables)
 
@@ -196,7 +146,7 @@ def build_gradient_call(vae, settings):
 
 
 def build_updates(vae, average, optimizer, settings):
-    """The updates of the weights, update(gradients), and of their average, update_average(rate).
+    """The updates of the weights, update(gradients of vae.variables), and of their average, update_average(rate).
 
     Under XLA, also where the networks are not: one pass over the weights for all of an update's operations.
     """
@@ -240,7 +190,11 @@ def build_train_step(vae, optimizer, update, settings):
 
 
 def build_train_call(vae, average, optimizer, settings):
-    """The compiled training function: several steps a call, then one update of the averaged weights."""
+    """The compiled training function: several steps a call, then one update of the averaged weights.
+
+    train_call(batches, steps, first_step, beta, rate) -> terms (steps_per_call, 2), reconstruction and KL in nats per
+    image; batches: uint8 (steps_per_call, B, H, W, C), of which `steps` are taken, the rows of the others are 0.
+    """
     update, update_average = build_updates(vae, average, optimizer, settings)
     train_step = build_train_step(vae, optimizer, update, settings)
 
@@ -260,7 +214,7 @@ def build_train_call(vae, average, optimizer, settings):
     @compiled()
     def train_call(batches, steps, first_step, beta, rate):
         shape = settings.batch_size, settings.z
-        noise = draw_noise(settings.seed, NOISE, first_step, settings.steps_per_call, shape)
+        noise = pixels.draw_noise(settings.seed, NOISE, first_step, settings.steps_per_call, shape)
         return train_steps(batches, noise, steps, first_step, beta, rate)
 
     return train_call
@@ -269,7 +223,8 @@ def build_train_call(vae, average, optimizer, settings):
 def build_evaluate_call(vae, settings):
     """The compiled evaluation: per image, recon (B,), kl (B,), squared error (B,), mean and log-std of q(z|x) (B, z).
 
-    The noise is the same in every epoch; the squared error is that of the posterior mean's reconstruction.
+    The noise is the same in every epoch (drawn under XLA where that compiles the networks: so few numbers take no
+    time); the squared error is that of the posterior mean's reconstruction.
     """
 
     @compiled(settings.xla)
@@ -285,29 +240,12 @@ def build_evaluate_call(vae, settings):
 
 def evaluate_images(evaluate_call, images, settings):
     """`evaluate_call` over uint8 images (N, H, W, C): its five results, each of N rows."""
-    batches = range(-(-len(images) // EVALUATION_BATCH))
+    batches = range(len(pixels.rows_of(len(images))))
     parts = []
     for batch in progress(batches, len(batches)):
-        x = evaluation_pixels(images, settings, batch)
+        x = pixels.evaluation_pixels(images, settings, batch)
         parts.append([part.numpy() for part in evaluate_call(x, tf.constant(batch, tf.int64))])
     return [np.concatenate(part)[: len(images)] for part in zip(*parts, strict=True)]
-
-
-def evaluation_pixels(images, settings, batch):
-    """Test batch number `batch` as the loss sees it, float32, the last one filled up: one shape, so one compilation.
-
-    Every run that binarises with the same seed, and everything that looks at its test images again, has the same
-    pixels.
-    """
-    size = min(EVALUATION_BATCH, len(images))
-    rows = np.minimum(np.arange(batch * size, (batch + 1) * size), len(images) - 1)
-    return to_pixels(binarized(images[rows], settings.binarize, random_key(settings.seed, BINARIZE, -1 - batch)))
-
-
-def chosen_pixels(images, settings, chosen):
-    """The test images of these numbers as the loss sees them, float32: (N, H, W, C)."""
-    size = min(EVALUATION_BATCH, len(images))
-    return np.stack([evaluation_pixels(images, settings, row // size)[row % size] for row in chosen])
 
 
 def psnr(squared_error):
@@ -366,9 +304,12 @@ def train(encoder, decoder, data, settings):
     encoder: (B, H, W, C) -> (B, 2z), decoder: (B, z) -> (B, H, W, C), both as just built; data: a Dataset;
     settings: from parse_settings. Raises UserError, NonFiniteError, or KeyboardInterrupt with what was kept.
     """
+    settings = argparse.Namespace(**vars(settings))  # the caller's stay as they are
     if settings.batch_size > len(data.train):
         note(f"--batch-size {settings.batch_size}: lowered to {len(data.train)}, the number of training images")
         settings.batch_size = len(data.train)
+    if settings.kl_warmup_epochs > settings.epochs:
+        note(f"--kl-warmup-epochs {settings.kl_warmup_epochs:g}: the KL's weight reaches --beta after this run's end")
     if settings.precision == "bf16" and not GPUS and lacks_instructions():
         note("--precision bf16: slow here, as this processor has no instructions for it; --precision fp32 is faster")
     folder = open_run(settings, data) if is_chief() else None
@@ -407,10 +348,8 @@ def train_epochs(run, train_call, evaluate_call):
     return means, errors
 
 
-def start_run(encoder, decoder, data, settings, folder):
-    """Write config.json, restore the checkpoint or write the first one, and say what is about to be trained."""
-    if folder and not (folder / "config.json").exists():
-        write_json(folder / "config.json", run_config(settings, data))
+def build_vae(encoder, decoder, data, settings):
+    """The VAE to train, in Gaussian runs starting at probabilistic PCA, and the VAE of its averaged weights."""
     sigma = 1.0
     if settings.likelihood == "gaussian":
         note("starting the linear path at probabilistic PCA")
@@ -420,18 +359,25 @@ def start_run(encoder, decoder, data, settings, folder):
         start_at_ppca(encoder, decoder, ppca, settings.log_std_bound)
         sigma = ppca.sigma
     vae = Vae(encoder, decoder, tf.Variable(math.log(sigma), dtype=tf.float32, name="log_sigma"), settings.likelihood)
-    vae, average = trained_and_averaged(vae, settings.precision)
+    return trained_and_averaged(vae, settings.precision)
+
+
+def start_run(encoder, decoder, data, settings, folder):
+    """The Run, new or as its checkpoint has it; writes config.json and says what is about to be trained."""
+    if folder and not (folder / "config.json").exists():
+        write_json(folder / "config.json", run_config(settings, data))
+    vae, average = build_vae(encoder, decoder, data, settings)
     optimizer = build_optimizer(settings, vae.variables, len(data.train) // settings.batch_size)
-    state = tf.train.Checkpoint(vae=vae.state, average=average.state, optimizer=optimizer.variables)
-    _ = state.save_counter  # made by all workers, or the one that saves would wait for the others to make theirs
-    checkpoints = open_checkpoints(state, folder / "checkpoint") if folder else None
+    checkpoint = tf.train.Checkpoint(vae=vae.state, average=average.state, optimizer=optimizer.variables)
+    _ = checkpoint.save_counter  # made by all workers, or the one that saves would wait for the others to make theirs
+    checkpoints = open_checkpoints(checkpoint, folder / "checkpoint") if folder else None
     rows = restore(checkpoints, folder) if folder else []
     if folder:
         write_json(folder / "config.json", run_config(settings, data))  # not before a resume could be refused
     board = Board(folder) if settings.tensorboard and folder else None
     with lost_workers():
-        state = [*vae.state, *average.state, *optimizer.variables]
-        rows = start_together(rows, run_config(settings, data), state)
+        variables = [*vae.state, *average.state, *optimizer.variables]
+        rows = start_together(rows, run_config(settings, data), variables)
     run = Run(settings, data, folder, vae, average, optimizer, checkpoints, rows, board)
     note(
         f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, "
@@ -449,7 +395,10 @@ def count_parameters(vae):
 
 
 def run_epoch(run, train_call, evaluate_call, epoch):
-    """Train and test once, write the row, then the checkpoint; returns what train_epochs does."""
+    """Train and test once, write the row, then the checkpoint.
+
+    Returns the test set's posterior means (N, z) and squared errors (N,).
+    """
     began = time.perf_counter()
     train_terms = train_epoch(run, train_call, epoch)
     training_seconds = time.perf_counter() - began
@@ -475,7 +424,7 @@ def train_epoch(run, train_call, epoch):
     calls = training_calls(images, settings, epoch)
     step, total = (epoch - 1) * steps, np.zeros(2)
     for batches, count in progress(calls, -(-steps // settings.steps_per_call)):
-        drawn = binarized(batches, settings.binarize, random_key(settings.seed, BINARIZE, step))
+        drawn = pixels.binarized(batches, settings.binarize, random_key(settings.seed, BINARIZE, step))
         beta = tf.constant(kl_weight(settings.beta, settings.kl_warmup_epochs, step / steps), tf.float32)
         rate = tf.constant(average_rate(settings.average_power, step + count, count), tf.float32)
         counts = tf.constant(count), tf.constant(step, tf.int64)
@@ -487,7 +436,7 @@ def train_epoch(run, train_call, epoch):
 
 
 def epoch_row(run, epoch, seconds, train_terms, test_terms, active_units):
-    """A row of metrics.csv; `seconds` of the whole epoch and of its training."""
+    """A row of metrics.csv; seconds: of the whole epoch and of its training; terms: (2,), as train_epoch returns."""
     images = len(run.data.train)
     seen = images // run.settings.batch_size * run.settings.batch_size
     gaussian = run.settings.likelihood == "gaussian"
@@ -503,7 +452,7 @@ def epoch_row(run, epoch, seconds, train_terms, test_terms, active_units):
         "test_recon": float(test_terms[0]),
         "test_kl": float(test_terms[1]),
         "active_units": active_units,
-        "sigma": float(tf.exp(bounded_log_sigma(run.average.log_sigma))) if gaussian else None,
+        "sigma": float(run.average.sigma) if gaussian else None,
         "cost": float(train_terms.sum() * images),
     }
 
@@ -647,7 +596,7 @@ def draw_reconstructions(run, means, title):
     """The same test images in every epoch, above their reconstructions from the posterior mean."""
     data, settings = run.data, run.settings
     chosen = picture_rows(data, 40)
-    originals = chosen_pixels(data.test, settings, chosen)
+    originals = pixels.chosen_pixels(data.test, settings, chosen)
     below = run.average.pixel_means(means[chosen]).numpy()
     columns = min(10, len(chosen))
     grid = pictures.interleave(originals, below, columns)

@@ -24,7 +24,7 @@ HIDDEN = 512  # units of the dense layer between convolutions and latents
 FULL_SIZE_FILTERS = 16  # of digits' maps of full size, behind the last convolution: 0.7 nats on MNIST, 7 % of the speed
 KERNEL = 4  # pixels a side; a multiple of the stride 2, so that transposed convolutions leave no checkerboard
 ACTIVATION = "leaky_relu"  # cheaper than SiLU in graph mode, and 500 nats better on toy faces (plain decoder)
-LIKELIHOOD = "auto"  # bernoulli for digits, gaussian with one calibrated sigma for everything else
+LIKELIHOOD = "auto"  # bernoulli for MNIST and sets in its file names, else gaussian with one calibrated sigma
 LOG_STD_BOUND = 8.0  # the posterior's log-std stays within +-8, smoothly, so its exponential stays finite
 LOG_STD_START = -2.0  # a posterior that starts narrow lets the decoder see its latents: no collapse at z = 100
 
@@ -77,10 +77,16 @@ def downsampled(image):
     return maps[1:]
 
 
-def upsampled(hidden, filters, size, **options):
-    """Feature maps of twice the size, or one less a side where halving had rounded up.  (B, 2h, 2w, filters)."""
+def upsampled(hidden, filters, size, activation=None, kernel_initializer="glorot_uniform"):
+    """Feature maps (B, h, w, c) at twice the size, or one less a side where halving had rounded up.
+
+    size: height and width wanted.  (B, *size, filters).
+    """
     odd = [2 * have - want for have, want in zip(hidden.shape[1:3], size, strict=True)]
-    hidden = layers.Conv2DTranspose(filters, KERNEL, 2, "same", **options)(hidden)
+    way_up = layers.Conv2DTranspose(
+        filters, KERNEL, 2, "same", activation=activation, kernel_initializer=kernel_initializer
+    )
+    hidden = way_up(hidden)
     # not Conv2DTranspose's output_padding, which Keras up to 3.12 forgets when it saves or clones a network
     return layers.Cropping2D([(0, rows) for rows in odd])(hidden) if any(odd) else hidden
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import elbo
-import utils
+import linear_start
+import pixels
 import vae_conv
 import vae_fc
 
@@ -104,6 +105,16 @@ def test_sigma_has_a_floor_where_the_data_are_copied_exactly():
     assert np.all(np.isfinite(vae.log_prob(tf.constant(images(2, 8, 8, 1)), tf.zeros((2, 3)))))
 
 
+@pytest.mark.parametrize("error, leads", [(0.5, -1), (0.0, 0)])
+def test_sigma_can_leave_its_floor_but_goes_no_lower(error, leads):
+    """As the sign of the gradient of the loss says: where the error grows again, sigma has to."""
+    log_sigma = tf.Variable(math.log(linear_start.SIGMA_FLOOR) - 1)
+    x = tf.zeros((2, 8, 8, 1))
+    with tf.GradientTape() as tape:
+        loss = -tf.reduce_mean(elbo.gaussian_log_prob(x, x + error, elbo.bounded_log_sigma(log_sigma)))
+    assert np.sign(tape.gradient(loss, log_sigma)) == leads
+
+
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
 @pytest.mark.parametrize("script", [vae_fc, vae_conv])
 def test_loss_does_not_depend_on_how_a_batch_is_split(likelihood, script):
@@ -147,20 +158,18 @@ def test_elbo_is_the_expected_log_density_minus_kl():
 
 def test_binarised_pixels():
     grey = np.full((200, 8, 8, 1), 64, np.uint8)
-    key = utils.random_key(0, utils.BINARIZE, 5)
-    drawn = utils.binarized(grey, "dynamic", key).numpy()
+    key = pixels.random_key(0, pixels.BINARIZE, 5)
+    drawn = pixels.binarized(grey, "dynamic", key).numpy()
     assert set(np.unique(drawn)) == {0, 255}
     assert (drawn / 255).mean() == pytest.approx(64 / 255, abs=5 * math.sqrt(0.25 * 0.75 / drawn.size))
-    assert np.array_equal(drawn, utils.binarized(grey, "dynamic", key))
-    assert not np.array_equal(drawn, utils.binarized(grey, "dynamic", utils.random_key(0, utils.BINARIZE, 6)))
+    assert np.array_equal(drawn, pixels.binarized(grey, "dynamic", key))
+    assert not np.array_equal(drawn, pixels.binarized(grey, "dynamic", pixels.random_key(0, pixels.BINARIZE, 6)))
     levels = np.array([0, 127, 128, 255], np.uint8).reshape(1, 2, 2, 1)
-    assert utils.binarized(levels, "threshold", key).numpy().ravel().tolist() == [0, 0, 255, 255]
-    assert utils.binarized(levels, "none", key) is levels
-    np.testing.assert_allclose(utils.to_pixels(levels).numpy().ravel(), [0, 127 / 255, 128 / 255, 1])
+    assert pixels.binarized(levels, "threshold", key).numpy().ravel().tolist() == [0, 0, 255, 255]
+    assert pixels.binarized(levels, "none", key) is levels
+    np.testing.assert_allclose(pixels.to_pixels(levels).numpy().ravel(), [0, 127 / 255, 128 / 255, 1])
 
 
 def test_random_streams_do_not_meet():
-    streams = utils.NOISE, utils.BINARIZE, utils.EVALUATE, utils.SAMPLE, utils.MIRROR, utils.IMPORTANCE
-    streams += utils.DEQUANTISE, utils.SHIFT
-    where = list(itertools.product((0, 1), streams, (0, 1)))
-    assert len({tuple(utils.random_key(*place).numpy()) for place in where}) == len(where) == 32
+    where = list(itertools.product((0, 1), range(pixels.STREAMS), (0, 1)))
+    assert len({tuple(pixels.random_key(*place).numpy()) for place in where}) == len(where) == 32

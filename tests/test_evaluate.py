@@ -14,6 +14,8 @@ from PIL import Image
 import classifier
 import elbo
 import evaluate
+import measures
+import pixels
 import utils
 import vae_conv
 import vae_fc
@@ -143,19 +145,34 @@ def test_the_binarised_test_set_is_one_for_all(small_sets, finished_run, tmp_pat
     networks = [evaluate.load_network(finished_run / f"{name}.keras", "") for name in ("encoder", "decoder")]
     vae = elbo.Vae(*networks, tf.Variable(0.0), "bernoulli")
     _, _, error, means, _ = utils.evaluate_images(utils.build_evaluate_call(vae, chosen), data.test, chosen)
-    x = utils.evaluation_pixels(data.test, chosen, 0)
+    x = pixels.evaluation_pixels(data.test, chosen, 0)
     np.testing.assert_allclose(means, vae.posterior(x)[0], atol=1e-4)
     np.testing.assert_allclose(error, np.square(vae.pixel_means(means) - x).mean(axis=(1, 2, 3)), atol=1e-5)
 
 
 def test_pictured_test_images_are_those_of_the_loss(monkeypatch):
     """Drawn again by themselves, their binarised pixels would be others than those that were encoded."""
-    monkeypatch.setattr(utils, "EVALUATION_BATCH", 8)
+    monkeypatch.setattr(pixels, "EVALUATION_BATCH", 8)
     images = np.full((20, 4, 4, 1), 128, np.uint8)
     chosen = evaluate.argparse.Namespace(seed=3, binarize="dynamic")
-    seen = np.concatenate([utils.evaluation_pixels(images, chosen, batch) for batch in range(3)])
-    np.testing.assert_array_equal(utils.chosen_pixels(images, chosen, np.array([1, 7, 8, 19])), seen[[1, 7, 8, 19]])
+    seen = np.concatenate([pixels.evaluation_pixels(images, chosen, batch) for batch in range(3)])
+    np.testing.assert_array_equal(pixels.chosen_pixels(images, chosen, np.array([1, 7, 8, 19])), seen[[1, 7, 8, 19]])
     assert not np.array_equal(seen[1], seen[7])
+
+
+def test_the_likelihood_of_some_images_is_that_of_evenly_spaced_ones(quick, tmp_path):
+    train(vae_fc, tmp_path)
+    folder = tmp_path / "fc_toy-digits_z2"
+    run = evaluate.load_run(folder, evaluate.parse_evaluation("", [str(folder)]))
+    x = tf.constant(pixels.to_pixels(run.data.test))
+    codes = [part.numpy() for part in run.vae.posterior(x)]
+    options = evaluate.parse_evaluation("", [str(folder), "--nll-images", "3", "--nll-samples", "5"])
+    found = evaluate.likelihood_numbers(run, codes, options)
+    chosen = [0, (len(x) - 1) // 2, len(x) - 1]
+    near = [part[chosen] for part in codes]
+    call = measures.build_importance_call(run.vae, run.settings)
+    by_hand = measures.importance_weighted_nll(call, tf.gather(x, chosen), near, 5, 0, evaluate.NLL_STEPS)
+    assert found["nll_images"] == 3 and found["nll"] == pytest.approx(by_hand.mean(), rel=1e-6)
 
 
 def test_one_image(quick, tmp_path):
@@ -174,7 +191,7 @@ def test_threshold_leaves_no_grey(quick, tmp_path):
     assert set(np.unique(run.data.train)) == {0, 255}
     assert run.data.sha256 != run.settings.pixels_sha256, "a classifier of its own, not the grey images'"
     np.testing.assert_array_equal(
-        utils.evaluation_pixels(run.data.test, run.settings, 0), run.data.test.astype(np.float32) / 255
+        pixels.evaluation_pixels(run.data.test, run.settings, 0), run.data.test.astype(np.float32) / 255
     )
 
 

@@ -12,7 +12,7 @@ from test_ppca import linear_images
 import elbo
 import linear_start
 import measures
-import utils
+import pixels
 import vae_fc
 
 # isort: split
@@ -59,7 +59,7 @@ def test_importance_weighted_bound_reaches_the_exact_likelihood(shift):
     """With the true posterior at once (every weight is p(x)); with a wider one, with enough samples."""
     images = linear_images(200)
     vae, ppca = linear_vae(images, 4, shift)
-    x = utils.to_pixels(images)
+    x = pixels.to_pixels(images)
     exact = exact_nll(ppca, x.numpy().reshape(200, -1).astype(np.float64))
     found = bound(vae, x, 2000 if shift else 3)
     assert abs(np.mean(found - exact)) < (0.01 if shift else 2e-3)
@@ -68,7 +68,7 @@ def test_importance_weighted_bound_reaches_the_exact_likelihood(shift):
 def test_more_samples_are_never_worse_in_expectation():
     images = linear_images(300)
     vae, _ = linear_vae(images, 4, 0.5)
-    x = utils.to_pixels(images)
+    x = pixels.to_pixels(images)
     means = [bound(vae, x, samples).mean() for samples in (1, 5, 50, 500)]
     assert means == sorted(means, reverse=True) and means[0] - means[-1] > 0.1
 
@@ -77,9 +77,9 @@ def test_one_sample_is_the_elbo():
     """In expectation, -ELBO with its KL in closed form; sample for sample, log q(z|x) - log p(z) - log p(x|z)."""
     images = linear_images(100)
     vae, _ = linear_vae(images, 4, 0.5)
-    x = utils.to_pixels(images)
+    x = pixels.to_pixels(images)
     mean, log_std = (part.numpy().astype(np.float64) for part in vae.posterior(x))
-    noise = tf.random.stateless_normal((100, 4), utils.random_key(0, utils.IMPORTANCE, 7)).numpy().astype(np.float64)
+    noise = tf.random.stateless_normal((100, 4), pixels.random_key(0, pixels.IMPORTANCE, 7)).numpy().astype(np.float64)
     z = mean + np.exp(log_std) * noise
     log_q = -0.5 * (noise**2 + math.log(2 * math.pi)) - log_std
     log_prior = -0.5 * (z**2 + math.log(2 * math.pi))
@@ -96,7 +96,7 @@ def test_one_sample_is_the_elbo():
 def test_the_sum_of_weights_does_not_depend_on_how_it_is_cut():
     images = linear_images(50)
     vae, _ = linear_vae(images, 4, 0.5)
-    x = utils.to_pixels(images)
+    x = pixels.to_pixels(images)
     np.testing.assert_allclose(bound(vae, x, 60, steps=60), bound(vae, x, 60, steps=7), atol=1e-4)
 
 
@@ -105,7 +105,7 @@ def test_a_sum_of_many_weights_loses_none(xla):
     """5,000 equal weights: their mean is each of them. Adding to a float32 logarithm would stop growing early."""
     images = linear_images(20)
     vae, ppca = linear_vae(images, 4)
-    x = utils.to_pixels(images)
+    x = pixels.to_pixels(images)
     exact = exact_nll(ppca, x.numpy().reshape(20, -1).astype(np.float64))
     call = measures.build_importance_call(vae, argparse.Namespace(seed=0, xla=xla))
     np.testing.assert_allclose(bound(vae, x, 5000, steps=5000, call=call), exact, atol=0.02)

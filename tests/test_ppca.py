@@ -7,7 +7,7 @@ import pytest
 
 import elbo
 import linear_start
-import utils
+import pixels
 import vae_conv
 import vae_fc
 
@@ -69,7 +69,7 @@ def test_vae_starts_at_the_exact_likelihood(script):
     linear_start.start_at_ppca(encoder, decoder, ppca, script.LOG_STD_BOUND)
     vae = elbo.Vae(encoder, decoder, tf.Variable(math.log(ppca.sigma), dtype=tf.float32), "gaussian")
     noise = tf.random.stateless_normal((len(images), 4), (0, 1))
-    recon, kl = vae.elbo_terms(utils.to_pixels(images), noise)
+    recon, kl = vae.elbo_terms(pixels.to_pixels(images), noise)
     mean, covariance = exact_covariance(images)
     model = ppca.decode.T @ ppca.decode + ppca.sigma**2 * np.eye(36)
     scatter = covariance + np.outer(mean - ppca.decode_bias, mean - ppca.decode_bias)
@@ -87,10 +87,10 @@ def test_start_is_finite_where_posteriors_are_narrower_than_their_bound(script):
     encoder, decoder = script.build_encoder((32, 32, 3), 4, True), script.build_decoder((32, 32, 3), 4, True)
     linear_start.start_at_ppca(encoder, decoder, ppca, script.LOG_STD_BOUND)
     vae = elbo.Vae(encoder, decoder, tf.Variable(math.log(ppca.sigma), dtype=tf.float32), "gaussian")
-    mean, log_std = vae.posterior(utils.to_pixels(images))
+    mean, log_std = vae.posterior(pixels.to_pixels(images))
     assert -script.LOG_STD_BOUND < np.min(log_std) < -0.98 * script.LOG_STD_BOUND
     np.testing.assert_allclose(vae.pixel_means(mean), images / 255, atol=1e-3)
-    assert np.all(np.isfinite(vae.elbo_terms(utils.to_pixels(images), tf.ones((2, 4)))))
+    assert np.all(np.isfinite(vae.elbo_terms(pixels.to_pixels(images), tf.ones((2, 4)))))
 
 
 @pytest.mark.parametrize("images", [np.full((5, 6, 6, 1), 77, np.uint8), linear_images(2)], ids=["constant", "two"])

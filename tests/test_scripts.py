@@ -186,6 +186,31 @@ def test_a_run_in_bfloat16_resumes_exactly_and_saves_float32(image_folder, small
     assert keras.config.dtype_policy().name == "float32", "nothing else in the process is changed"
 
 
+def test_a_kl_warmup_that_ends_after_the_run_is_remarked_on(quick, tmp_path, capsys):
+    for epochs, told in (("1.5", False), ("3", True)):
+        train("fc", tmp_path, "--kl-warmup-epochs", epochs)
+        assert (f"--kl-warmup-epochs {epochs}: the KL's weight reaches" in capsys.readouterr().out) == told
+
+
+def test_another_commit_is_remarked_on_where_a_run_goes_on(quick, tmp_path, monkeypatch, capsys):
+    for epochs, commit, told in ((1, "a" * 40, False), (2, "a" * 40, False), (3, "b" * 40, True)):
+        monkeypatch.setattr(run_folder, "git_commit", lambda commit=commit: commit)
+        train("fc", tmp_path, "--resume", "--epochs", epochs)
+        line = f"was begun with commit {'a' * 40} of this program, and goes on with {'b' * 40}"
+        assert (line in capsys.readouterr().out) == told
+
+
+def test_the_caller_s_settings_stay(quick, tmp_path):
+    """A script that trains twice from one Namespace gets two like runs."""
+    flags = ["--dataset", "toy-digits", "--batch-size", "100000", "--epochs", "1", "--out", str(tmp_path)]
+    settings = parse_settings("fc", "", vars(vae_fc), flags)
+    before = dict(vars(settings))
+    data = utils.load_dataset(settings.dataset, settings.data_dir, settings.image_size, settings.limit)
+    networks = [build(data.image_shape, settings.z, False) for build in (vae_fc.build_encoder, vae_fc.build_decoder)]
+    utils.train(*networks, data, settings)
+    assert vars(settings) == before
+
+
 def test_beta_and_kl_warmup_weigh_training_only(quick, tmp_path):
     """With beta = 0, or where a warm-up begins, nothing holds the KL down; the reported loss still counts it."""
     free = train("fc", tmp_path, "--beta", 0, "--epochs", 4)

@@ -8,6 +8,7 @@ import pytest
 
 import elbo
 import linear_start
+import pixels
 import utils
 import vae_fc
 from console import NonFiniteError
@@ -46,7 +47,7 @@ def test_order_follows_from_seed_and_epoch_alone():
 
 def test_mirrored_images_are_themselves_or_their_mirror_images():
     x = np.random.default_rng(0).random((400, 3, 5, 2)).astype(np.float32)
-    found = utils.mirrored(x, utils.random_key(0, utils.MIRROR, 1)).numpy()
+    found = pixels.mirrored(x, pixels.random_key(0, pixels.MIRROR, 1)).numpy()
     same = (found == x).all(axis=(1, 2, 3))
     turned = (found == x[:, :, ::-1]).all(axis=(1, 2, 3))
     assert np.all(same ^ turned) and 150 < same.sum() < 250
@@ -56,7 +57,7 @@ def test_shifted_images_are_moved_by_all_steps_within_reach_with_edges_repeated(
     x = np.random.default_rng(0).integers(0, 256, (900, 5, 6, 3), np.uint8)
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "edge")
     moves = [padded[:, row : row + 5, column : column + 6] for row in range(3) for column in range(3)]
-    found = utils.shifted(tf.constant(x), 1, utils.random_key(0, utils.SHIFT, 1)).numpy()
+    found = pixels.shifted(tf.constant(x), 1, pixels.random_key(0, pixels.SHIFT, 1)).numpy()
     same = np.array([(found == moved).all(axis=(1, 2, 3)) for moved in moves])
     assert np.all(same.sum(axis=0) == 1) and np.all(abs(same.sum(axis=1) - 100) < 40)
 
@@ -65,8 +66,8 @@ def test_training_sees_images_moved_then_mirrored():
     """The gradients of a step are those of images that were moved and mirrored by hand."""
     vae, moving = small_run("bernoulli"), settings(shift=2, mirror=True, xla=False, precision="fp32")
     images = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 1), np.uint8)
-    keys = [utils.random_key(0, stream, 7) for stream in (utils.SHIFT, utils.MIRROR)]
-    by_hand = utils.mirrored(utils.shifted(tf.constant(images), 2, keys[0]), keys[1])
+    keys = [pixels.random_key(0, stream, 7) for stream in (pixels.SHIFT, pixels.MIRROR)]
+    by_hand = pixels.mirrored(pixels.shifted(tf.constant(images), 2, keys[0]), keys[1])
     assert not np.array_equal(by_hand, images)
     still = settings(shift=0, mirror=False, xla=False, precision="fp32")
     step = tf.random.stateless_normal((4, 3), (0, 1)), tf.constant(7, tf.int64), tf.constant(1.0)
@@ -121,7 +122,7 @@ def test_evaluation_counts_every_image_once(monkeypatch):
     chosen = settings(binarize="none", xla=False)
     call = utils.build_evaluate_call(small_run("bernoulli"), chosen)
     whole = utils.evaluate_images(call, images, chosen)
-    monkeypatch.setattr(utils, "EVALUATION_BATCH", 7)
+    monkeypatch.setattr(pixels, "EVALUATION_BATCH", 7)
     parts = utils.evaluate_images(call, images, chosen)
     assert {len(part) for part in (*whole, *parts)} == {61}
     for one, other in zip(whole[1:], parts[1:], strict=True):
