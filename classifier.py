@@ -56,7 +56,10 @@ def load_classifier(data, data_dir):
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of a training set that need not fit in memory, each epoch in an order of its own."""
+    """Batches of a training set that need not fit in memory, each epoch in an order of its own.
+
+    images: uint8 (N, H, W, C), labels: (N,) or (N, A).
+    """
 
     def __init__(self, images, labels):
         super().__init__()

@@ -70,9 +70,9 @@ def is_whole(folder):
         return False
 
 
-def checksum(path):
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
+def checksum(path, algorithm="sha256"):
+    """Hex digest of a file."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(2**20):
             digest.update(block)

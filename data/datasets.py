@@ -17,7 +17,7 @@ import numpy as np
 
 from console import UserError, note, reason
 from data import toy
-from data.cache import open_cache, save_array
+from data.cache import checksum, open_cache, save_array
 from data.download import PUBLISHED, download
 from data.folders import plain_name
 from data.image_files import UNREADABLE, load_celeba, load_folder
@@ -61,8 +61,9 @@ class Dataset:
 def load_dataset(name, data_dir, image_size=None, limit=None):
     """Load a data set by its name, or a folder of images by its path; what is missing is downloaded or drawn.
 
-    image_size: pixels a side, for celeba and folders only (None: 64). limit: the first N training images and at most
-    N test images. Raises UserError with one line that names the file or flag and the way out.
+    image_size: pixels a side, for celeba and folders only (None: 64). limit: at most N training and N test images, the
+    first ones, in folders some from all of it. Raises UserError with one line that names the file or flag and the way
+    out.
     """
     if name == "celeba":
         return Dataset(*load_celeba(Path(data_dir), image_size or 64, limit))
@@ -191,7 +192,7 @@ def published(path, toy_set):
         download(path, toy_set)
     elif path.name in PUBLISHED and path.is_file() and os.access(path, os.R_OK):  # else the reader has a message
         known = PUBLISHED[path.name]
-        if hashlib.new(known.algorithm, path.read_bytes(), usedforsecurity=False).hexdigest() != known.checksum:
+        if checksum(path, known.algorithm) != known.checksum:
             note(f"{path}: not byte for byte the published file; used as it is")
     return path
 
@@ -249,6 +250,7 @@ def read_npz(path):
 def read_array(path, name, rank):
     """An array of bytes from an .npz file."""
     try:
+        check_end(path)
         with zipfile.ZipFile(path) as archive:
             entry = archive.getinfo(f"{name}.npy")
             if entry.file_size > most_bytes(entry.compress_size):
@@ -276,11 +278,12 @@ def load_cifar10(data_dir):
     """
     folders = (data_dir / "cifar10", data_dir, data_dir / "cifar-10-batches-py-target")  # the last is Keras'
     source = first_of(folder / name for name in CIFAR_SOURCES for folder in folders)
-    source = source or published(data_dir / "cifar10" / "cifar-10-binary.tar.gz", "toy-faces")
+    source = source or data_dir / "cifar10" / "cifar-10-binary.tar.gz"
     batches = list(read_batches(source))
     counts = [len(labels) for _, labels in batches]
     if len(set(counts[:-1])) > 1:
-        raise UserError(f"{source}: {counts[:-1]} images in its five training files, not as many in each; {CIFAR_HELP}")
+        uneven = f"{counts[:-1]} images in its five training files, not as many in each"
+        raise UserError(f"{source}: {uneven}; {cifar_help(source)}")
     if set(counts) != {10_000}:
         note(f"{source}: {counts[0]:,} images in a training file and {counts[-1]:,} in the test file, not 10,000")
     train = [np.concatenate(parts) for parts in zip(*batches[:-1], strict=True)]
@@ -293,26 +296,29 @@ CIFAR_SOURCES = ("cifar-10-batches-bin", "cifar-10-binary.tar.gz", "cifar-10-bat
 
 
 def read_batches(source):
-    """Images (N, 32, 32, 3) and labels (N,) of the six files in their order."""
+    """Images (N, 32, 32, 3) and labels (N,) of the six files in their order; downloads the archive if it is missing."""
+    way_out = cifar_help(source)
     names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
     if source.name in ("cifar-10-batches-py", *PYTHON_ARCHIVES):
-        folder = ((name, read_file(source / name)) for name in names)
-        for name, content in read_members(source, names) if source.name in PYTHON_ARCHIVES else folder:
-            yield check_records(read_batch(content, source / name, CIFAR_HELP), source / name)
+        folder = ((name, read_file(source / name, way_out)) for name in names)
+        for name, content in read_members(source, names, way_out) if source.name in PYTHON_ARCHIVES else folder:
+            yield check_records(read_batch(content, source / name, way_out), source / name, way_out)
         return
     names = [f"{name}.bin" for name in names]
     if source.name == "cifar-10-batches-bin":
-        files = ((name, read_file(source / name)) for name in names)
+        files = ((name, read_file(source / name, way_out)) for name in names)
     else:
-        files = read_members(published(source, "toy-faces"), names)
+        files = read_members(published(source, "toy-faces"), names, way_out)
     for name, content in files:
-        yield decode_records(content, source / name)
+        yield decode_records(content, source / name, way_out)
 
 
-CIFAR_HELP = "delete it, and the next run downloads the archive"
+def cifar_help(source):
+    """The way out of damage: nothing is downloaded while a folder or an archive is there."""
+    return f"delete {source}, and the next run downloads the archive"
 
 
-def read_file(path):
+def read_file(path, way_out):
     """Content of a file of CIFAR-10's."""
     try:
         check_end(path)
@@ -320,42 +326,45 @@ def read_file(path):
             raise ValueError(f"{path.stat().st_size:,} bytes are too many")
         return path.read_bytes()
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({reason(error)}); {CIFAR_HELP}") from None
+        raise UserError(f"{path}: cannot be read ({reason(error)}); {way_out}") from None
 
 
-def read_members(archive, names):
+def read_members(archive, names, way_out):
     """Name and content of files in the archive, wherever in it they lie; nothing is unpacked onto the disk."""
     try:
+        check_end(archive)
         with tarfile.open(archive, "r:gz") as tar:
             members = (member for member in tar if is_batch(member, names))
             found = by_file_name((member.name, tar.extractfile(member).read()) for member in members)
             while tar.fileobj.read(1_000_000):  # to the end, where gzip has its checksum
                 pass
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
-        raise UserError(f"{archive}: cannot be read ({reason(error)}); {CIFAR_HELP}") from None
+        raise UserError(f"{archive}: cannot be read ({reason(error)}); {way_out}") from None
     for name in names:
         if name not in found:
-            raise UserError(f"{archive}: {name} is not in it; {CIFAR_HELP}")
+            raise UserError(f"{archive}: {name} is not in it; {way_out}")
         yield name, found[name]
 
 
 def is_batch(member, names):
     """Whether a member of the archive is one of the files, and of a size that such a file can have."""
+    if member.size < 0:  # it leads back, and older Pythons' tarfile would go round for ever (CVE-2025-8194)
+        raise ValueError(f"{member.name} has {member.size} bytes")
     return member.isfile() and Path(member.name).name in names and member.size <= MOST_IMAGES // 100 * RECORD
 
 
-def decode_records(content, path):
+def decode_records(content, path, way_out):
     """Images (N, 32, 32, 3) and labels (N,) of a binary batch."""
     if not content or len(content) % RECORD:
-        raise UserError(f"{path}: {len(content):,} bytes are no whole number of {RECORD}-byte images; {CIFAR_HELP}")
-    return check_records(np.frombuffer(content, np.uint8).reshape(-1, RECORD), path)
+        raise UserError(f"{path}: {len(content):,} bytes are no whole number of {RECORD}-byte images; {way_out}")
+    return check_records(np.frombuffer(content, np.uint8).reshape(-1, RECORD), path, way_out)
 
 
-def check_records(records, path):
+def check_records(records, path, way_out):
     """Records (N, RECORD), a label and three planes each, as images (N, 32, 32, 3) and labels (N,)."""
     labels = records[:, 0].copy()
     if labels.max() > 9:
-        raise UserError(f"{path}: label {labels.max()} of image {labels.argmax()} is none of 0 to 9; {CIFAR_HELP}")
+        raise UserError(f"{path}: label {labels.max()} of image {labels.argmax()} is none of 0 to 9; {way_out}")
     return np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), labels
 
 

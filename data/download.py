@@ -11,7 +11,7 @@ from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 from urllib.error import ContentTooShortError, HTTPError, URLError
 
-from console import UserError, note, wipe_line
+from console import UserError, note, one_line, wipe_line
 from data.cache import partial_folder
 
 TIMEOUT_SECONDS = 30  # of silence, after which a server counts as stalled
@@ -62,7 +62,7 @@ def download(path: Path, toy: str) -> None:
         reason = _fetch(url, published, path)
         if not reason:
             return
-        note(f"{url} failed: {reason}")
+        note(one_line(f"{url} failed: {reason}"))
     raise UserError(
         f"{path.absolute().parent.name}/{path.name}: could not be downloaded ({reason}); "
         f"put the file at {path}, or try --dataset {toy}, which needs no network"

@@ -44,6 +44,9 @@ def arrange(folder, names, limit):
     split = published_split(folder, names)
     train, test, inner = split or (*split_by_name(names), {name: name for name in names})
     classes = class_folders(folder, {name: inner[name] for name in (*train, *test)})
+    if split and classes and {classes[name] for name in train}.isdisjoint(classes[name] for name in test):
+        note(one_line(f"{folder}: no classes after all, since no test image is of a class of the training images"))
+        classes = {}
     return Arrangement(spread(train, limit), spread(test, limit), sorted(set(classes.values())), classes)
 
 
@@ -118,12 +121,16 @@ def images_in(folder):
     entries = list(entries_below(folder))
     runs = {path.parent for path in entries if path.name == "config.json" and (path.parent / "metrics.csv").exists()}
     ours = runs | {run.parent / "summary.png" for run in runs}
-    found = (path for path in entries if is_image(path.relative_to(folder)) and not is_endless(path))
+    found = [path for path in entries if is_image(path)]
+    endless = set(filter(is_endless, found))
+    for path in sorted(endless):
+        note(one_line(f"{path}: left out, since it is a pipe or a device, which has no end"))
     unread = Counter(suffix for path in entries if (suffix := path.suffix.lower()) in UNREAD)
     if unread:
         kinds = " and ".join(f"{count:,} {suffix}" for suffix, count in sorted(unread.items()))
         note(one_line(f"{folder}: {kinds} are left out; convert them to .png or .jpg"))
-    return sorted(path for path in found if not ours or ours.isdisjoint([path, *path.parents]))
+    found = [path for path in found if path not in endless and ours.isdisjoint([path, *path.parents])]
+    return sorted(found, key=lambda path: path.parts)  # paths by themselves have another order on Windows
 
 
 def entries_below(folder):
@@ -136,6 +143,7 @@ def entries_below(folder):
             return True
         target = path.resolve()
         if any(target.is_relative_to(one) or one.is_relative_to(target) for one in followed):
+            note(one_line(f"{path}: left out, since {target} lies in or around a folder that is read already"))
             return False
         followed.append(target)
         return True
@@ -156,8 +164,8 @@ def is_hidden(name):
 
 
 def is_image(path):
-    """Whether a path looks like an image, and neither it nor a folder above it is hidden."""
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+    """Whether a file looks like an image, by its name, and is not hidden."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def states_of(folder, names):
@@ -182,5 +190,6 @@ def plain_text(name):
 
 
 def plain_name(folder):
-    """A folder's name as part of the name of a run."""
-    return re.sub(r"[^\w.-]+", "_", folder.name).strip("._-") or "images"
+    """A folder's name as part of the names of a run and of a cache, which may be 255 bytes long together."""
+    name = re.sub(r"[^\w.-]+", "_", folder.name).encode("utf-8", "ignore")[:100].decode("utf-8", "ignore")
+    return name.strip("._-") or "images"

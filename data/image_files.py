@@ -46,10 +46,11 @@ CACHE_FORMAT = 2  # to be raised when the same files shall give other pixels
 # A cache of decoded images ------------------------------------------------------------------------------------
 
 
-def open_images(data_dir, name, signature, splits, decode, labels=None):
-    """Decode `splits`, lists of training and test files, unless a cache has them.
+def open_images(title, cache, splits, decode, labels=None):
+    """Decode `splits`, lists of training and test files of the set called `title`, unless a cache has them.
 
-    decode(file): uint8 (H, W, 3), in threads; labels(): (names, array of a row a file) or None, for the cache too.
+    cache: data folder, name and signature of that cache, for open_cache; decode(file): uint8 (H, W, 3), in threads;
+    labels(): (names, array of a row a file), for the cache too, or None.
     Returns training and test images (memory-mapped), their labels or None, label names, SHA-256 of the pixels.
     """
     files = [file for split in splits for file in split]
@@ -59,18 +60,19 @@ def open_images(data_dir, name, signature, splits, decode, labels=None):
         about = {"label_names": found[0] if found else []}
         if found:
             save_array(folder / "labels.npy", found[1])
-        label = f"decoding {len(files):,} images of {name} (once; kept in the data folder)"
+        label = f"decoding {len(files):,} images of {title} (once; kept in the data folder)"
         about["sha256"], about["repeated"] = write_images(folder / "images.npy", files, decode, label, len(splits[0]))
         (folder / "about.json").write_text(json.dumps(about))
 
-    folder = open_cache(data_dir, name, [CACHE_FORMAT, signature], build)
+    *place, signature = cache
+    folder = open_cache(*place, [CACHE_FORMAT, signature], build)
     about = json.loads((folder / "about.json").read_text())
     images = np.load(folder / "images.npy", mmap_mode="r")
     rows = np.load(folder / "labels.npy") if labels else None
     count = len(splits[0])
     if about["repeated"]:
         number = f"{about['repeated']:,} of {len(splits[1]):,}"
-        note(f"{name}: {number} test images are also training images, to the pixel, which flatters the test loss")
+        note(f"{title}: {number} test images are also training images, to the pixel, which flatters the test loss")
     parts = (rows[:count], rows[count:]) if labels else (None, None)
     return images[:count], images[count:], *parts, tuple(about["label_names"]), about["sha256"]
 
@@ -142,17 +144,24 @@ def warnings_by_file():
         yield found
 
 
+def open_image(source):
+    """An image in a file of a path, or in an open file."""
+    if isinstance(source, Path):
+        check_end(source)
+    return Image.open(source, formats=FORMATS)
+
+
 def read_image(find, name, convert):
     """`convert(image)` of the image in what `find()` returns, a path or an open file; an error calls it `name`."""
     reading.name = name
     try:
-        image = Image.open(find(), formats=FORMATS)
+        image = open_image(find())
         if image.format == "PNG":
             image.verify()  # its checksums, which load() takes no notice of
-            image = Image.open(find(), formats=FORMATS)
+            image = open_image(find())
         image.load()
         return convert(image)  # in here, because some damage, to Exif data for one, is only found by now
-    except UNREADABLE as error:
+    except (*UNREADABLE, MemoryError) as error:
         why = f"no {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise UserError(f"{name}: cannot be read ({why}); repair or remove it") from None
 
@@ -161,7 +170,10 @@ def read_image(find, name, convert):
 
 
 def load_folder(name, data_dir, size, limit):
-    """Images of any size and mode, in a folder and those below it: centre-cropped to squares, size x size, RGB."""
+    """Images of any size and mode, in a folder and those below it: centre-cropped to squares, size x size, RGB.
+
+    Returns Dataset's parts in their order; raises UserError.
+    """
     folder = Path(name)
     if not folder.is_dir():
         raise UserError(
@@ -184,9 +196,8 @@ def load_folder(name, data_dir, size, limit):
         return [plain_text(name) for name in found.classes], np.array(found.labels(), np.int32)
 
     place = zlib.crc32(os.fsencode(folder.resolve()))  # so that two folders called "train" have two caches
-    cache = cache_name(f"{title}-{place:08x}", size, limit)
-    splits = [found.train, found.test]
-    return title, *open_images(data_dir, cache, signature, splits, decode, labels if found.classes else None)
+    cache = data_dir, cache_name(f"{title}-{place:08x}", size, limit), signature
+    return title, *open_images(title, cache, [found.train, found.test], decode, labels if found.classes else None)
 
 
 def cache_name(title, size, limit):
@@ -213,7 +224,10 @@ def as_rgb(image):
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, which say not what is white")
     if image.mode.startswith("I"):
-        levels = np.asarray(image).clip(0, 65_535)
+        pixels = np.asarray(image)
+        levels = pixels.clip(0, 65_535)
+        if (levels != pixels).any():
+            warnings.warn("its pixels below 0 are made black, those above 65,535 white", stacklevel=2)
         deep = image.mode != "I" or levels.max() > 255  # "I" has 32 bits, of which 8 or 16 are in use
         if deep and levels.max() < 4096:
             warnings.warn("its 16-bit pixels use 12 bits or fewer, which makes them almost black", stacklevel=2)
@@ -228,7 +242,10 @@ def as_rgb(image):
 
 
 def load_celeba(data_dir, size, limit):
-    """CelebA (Liu et al. 2015): faces (size, size, 3), 40 attributes; training = partition 0, test = partition 2."""
+    """CelebA (Liu et al. 2015): faces (size, size, 3), 40 attributes; training = partition 0, test = partition 2.
+
+    Returns Dataset's parts in their order; raises UserError.
+    """
     folder = data_dir / "celeba"
     source = find_faces(folder)
     names, states, read = list_unpacked(source) if source.is_dir() else list_archive(source)
@@ -236,8 +253,8 @@ def load_celeba(data_dir, size, limit):
         find_list(folder, "Anno", "list_attr_celeba"),
         find_list(folder, "Eval", "list_eval_partition"),
     )
-    limit = limit_of(limit, names)
     train, test = split_celeba(source, names, partition)
+    limit = limit_of(limit, max(train, test, key=len))
     splits = [train[:limit], test[:limit]]
     lists = [file_state(path) for path in (attributes, partition)]
     signature = [size, limit, list(zip(names, states, strict=True)), lists]
@@ -256,7 +273,8 @@ def load_celeba(data_dir, size, limit):
     if not attributes.exists():
         note(f"{attributes}: not there, so no attributes are shown; see mmlab.ie.cuhk.edu.hk/projects/CelebA.html")
         labels = None
-    return "celeba", *open_images(data_dir, cache_name("celeba", size, limit), signature, splits, decode, labels)
+    cache = data_dir, cache_name("celeba", size, limit), signature
+    return "celeba", *open_images("celeba", cache, splits, decode, labels)
 
 
 def find_faces(folder):
@@ -295,6 +313,7 @@ def list_unpacked(folder):
 def list_archive(path):
     """Names of the .jpg files in a zip archive, their sizes and checksums, and how to open one."""
     try:
+        check_end(path)
         archive = zipfile.ZipFile(path)
         entries = by_file_name((entry.filename, entry) for entry in archive.infolist() if is_face(entry))
     except UNREADABLE as error:

@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from console import progress
+from console import UserError, progress
 
 LABELS, GLYPHS, ATTRIBUTES, LOOKS = range(4)  # independent random streams of the same seed and picture
 
@@ -74,6 +74,8 @@ def _draw_digit(digit, rng):
 def _glyph(text, font, stroke):
     """A digit on the canvas, with its centre of mass in the middle: the fixed point of every warp."""
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", font + ".ttf")
+    if not path.exists():
+        raise UserError(f"{path}: is not there, though Matplotlib has it; pip install --force-reinstall matplotlib")
     top, bottom = ImageFont.truetype(path, 100).getbbox("0")[1::2]
     font = ImageFont.truetype(path, 100 * GLYPH_HEIGHT / (bottom - top))
     canvas = Image.new("L", (CANVAS, CANVAS))
@@ -102,7 +104,8 @@ def _fit(canvas, longer_side):
     x, y = _centre_of_mass(np.asarray(canvas))
     reach = max(x - left, right - x, y - top, bottom - y)
     half = 14 * max(max(right - left, bottom - top) / longer_side, reach / 11.5)  # at least two black pixels around
-    window = canvas.transform((84, 84), Image.Transform.EXTENT, (x - half, y - half, x + half, y + half), 2)
+    around = x - half, y - half, x + half, y + half
+    window = canvas.transform((84, 84), Image.Transform.EXTENT, around, Image.Resampling.BILINEAR)
     pixels = np.asarray(window.reduce(3), np.float32)
     return np.round(pixels * (255 / pixels.max()))
 

@@ -7,6 +7,7 @@ form, which prints its counts too, damages thousands at random:
 """
 
 import io
+import os
 import shutil
 import zlib
 from collections import Counter
@@ -108,6 +109,7 @@ def damages(layout, path, content):
     yield "a folder", lambda place: place.mkdir()
     yield "a link to nowhere", lambda place: place.symlink_to("nowhere")
     yield "a link to itself", lambda place: place.symlink_to(place.name)
+    yield "a pipe", os.mkfifo
     for share in (0.25, 0.5, 0.75):
         yield f"cut at {share:.0%}", content[: int(len(content) * share)]
     yield "cut by a byte", content[:-1]

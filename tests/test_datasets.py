@@ -306,7 +306,7 @@ BATCH_DAMAGE = {
 def test_a_damaged_batch(cifar10, batches, name, damage):
     change, words = BATCH_DAMAGE[damage]
     load, path = cifar10(batches | {name: change(batches[name])})
-    refusal(load, f"{path / name}: ", words, "delete it, and the next run downloads the archive")
+    refusal(load, f"{path / name}: ", words, f"delete {path}, and the next run downloads the archive")
 
 
 def test_a_batch_with_fewer_images_than_the_others(cifar10, batches):
@@ -357,7 +357,21 @@ def test_a_damaged_archive(batches, tmp_path, damage):
     path = tmp_path / "cifar10" / ARCHIVE
     write_tar(path, batches)
     path.write_bytes(damage(path.read_bytes()))
-    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: ", "delete it, and the next run downloads the archive")
+    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: ", f"delete {path}, and the next run downloads")
+
+
+@pytest.mark.parametrize("pax", [False, True])
+def test_a_member_of_negative_size_leads_nowhere(batches, tmp_path, pax):
+    """It would lead back in the archive, for ever."""
+    first, back = tarfile.TarInfo("a"), tarfile.TarInfo("b")
+    if pax:
+        back.pax_headers = {"size": "-1536"}
+    else:
+        back.size = -512
+    headers = [one.tobuf(tarfile.PAX_FORMAT if pax else tarfile.GNU_FORMAT) for one in (first, back)]
+    path = tmp_path / "cifar10" / ARCHIVE
+    path.write_bytes(gzip.compress(b"".join(headers) + bytes(10_240)))
+    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: cannot be read (b has -")
 
 
 def test_the_unpacked_folder_goes_before_the_archive(batches, tmp_path, capsys):
@@ -433,7 +447,7 @@ def test_ten_thousand_images_are_not(cifar10, batches, monkeypatch, capsys):
     if path.is_file():
         publish(monkeypatch, path)
     whole = np.zeros((10_000, 1, 1, 3), np.uint8), np.zeros(10_000, np.uint8)
-    monkeypatch.setattr(datasets, "decode_records", lambda content, path: whole)
+    monkeypatch.setattr(datasets, "decode_records", lambda *_: whole)
     load()
     assert capsys.readouterr().out == ""
 

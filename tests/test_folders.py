@@ -5,7 +5,7 @@ import pytest
 from conftest import refusal
 from PIL import Image
 
-from data import folders
+from data import folders, image_files
 from data.datasets import load_dataset
 
 
@@ -102,6 +102,36 @@ def test_a_network_disks_own_folders_are_none_of_the_users(tmp_path):
     assert [path.name for path in folders.images_in(tmp_path)] == ["a.png"]
 
 
+def test_test_images_in_none_of_the_classes_leave_no_classes(tmp_path, capsys):
+    """Tiny ImageNet as published: its test images are unlabelled, in a folder called images."""
+    write(
+        tmp_path, named(["train"]) + [f"{part}/images/{number}.png" for part in ("test", "val") for number in range(3)]
+    )
+    found = arranged(tmp_path)
+    assert found.classes == [] and len(found.test) == 3
+    assert "no classes after all, since no test image is of a class" in capsys.readouterr().out
+
+
+def test_a_linked_folder_around_another_is_named(tmp_path, capsys):
+    """Walked after the one inside it, it is left out, or two that lead to each other would be walked for ever."""
+    write(tmp_path / "pool", ["a.png", "holdout/b.png"])
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "test").symlink_to(tmp_path / "pool" / "holdout")
+    (tmp_path / "images" / "train").symlink_to(tmp_path / "pool")
+    assert [path.name for path in folders.images_in(tmp_path / "images")] == ["b.png"]
+    line = f"{tmp_path / 'images' / 'train'}: left out, since {tmp_path / 'pool'} lies in or around a folder"
+    assert line in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("letter", ["a", "日"])
+def test_a_folder_of_a_very_long_name(tmp_path, letter):
+    """255 bytes are the most that a name can have, and a cache's has a size, a limit and two hashes too."""
+    folder = tmp_path / (letter * (240 // len(letter.encode())))
+    write(folder, named(["train", "test"]))
+    data = load_dataset(str(folder), tmp_path, 32, 2)
+    assert len(data.train) == 2 and len(data.name.encode()) <= 100 and set(data.name) == {letter}
+
+
 def test_labels_and_pixels_stay_together(tmp_path):
     """Through the cache, and with a split of their own."""
     names = named(("train", "test"), kinds=("x", "y", "z"))
@@ -129,3 +159,24 @@ def test_16_bit_pixels_that_use_12_are_remarked_on(tmp_path, capsys):
     load_dataset(str(tmp_path / "images"), tmp_path, 32)
     out = capsys.readouterr().out
     assert f"{tmp_path / 'images' / 'dark.png'}: its 16-bit pixels use 12 bits or fewer" in out and "bright" not in out
+
+
+def test_pixels_beyond_black_and_white_are_remarked_on(tmp_path, capsys):
+    write(tmp_path / "images", ["a.png", "b.png"])
+    for name, value in (("below", -7), ("above", 100_000), ("within", 40_000)):
+        Image.fromarray(np.full((8, 8), value, np.int32)).save(tmp_path / "images" / f"{name}.tif")
+    load_dataset(str(tmp_path / "images"), tmp_path, 32)
+    out = capsys.readouterr().out
+    for name, told in (("below", True), ("above", True), ("within", False)):
+        assert (f"{name}.tif: its pixels below 0 are made black, those above 65,535 white" in out) == told
+
+
+def test_an_image_that_memory_cannot_hold_is_named(tmp_path, monkeypatch):
+    write(tmp_path / "images", ["a.png", "b.png"])
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(image_files, "centre_square", fail)
+    path = tmp_path / "images" / "a.png"
+    refusal(lambda: load_dataset(str(tmp_path / "images"), tmp_path, 32), f"{path}: cannot be read (MemoryError)")

@@ -425,7 +425,7 @@ def test_two_faces_of_one_name_in_an_archive(tmp_path):
 
 def test_images_are_decoded_once_and_mapped_into_memory(celeba, decode_no_more, labels_of_bars):
     first = load_celeba(celeba)
-    assert labels_of_bars == ["decoding 10 images of celeba-32 (once; kept in the data folder)"]
+    assert labels_of_bars == ["decoding 10 images of celeba (once; kept in the data folder)"]
     decode_no_more()
     second = load_celeba(celeba)
     assert len(labels_of_bars) == 1 and caches(celeba.parent) == ["celeba-32"]
