@@ -179,7 +179,9 @@ def git_commit():
 def git(folder, *arguments):
     """What git says in a folder; OSError or CalledProcessError if it cannot."""
     command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # where a hook of another repository runs this program
+    own = {name: value for name, value in os.environ.items() if name not in elsewhere}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=own).stdout.strip()
 
 
 def check_same_run(folder, config):

@@ -1,6 +1,8 @@
 """What the tests share: small sets of toy images in a data folder of their own, and runs of the scripts on them."""
 
 import contextlib
+import csv
+import os
 import re
 import signal
 import subprocess
@@ -9,18 +11,26 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+# Bit for bit is a promise of the CPU alone, and two processes would fight for a GPU.
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+# isort: split
 import vae_conv
 import vae_fc
 from console import UserError
 from data import datasets, image_files
 
 # isort: split
+import keras
 import tensorflow as tf
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"toy-digits": (300, 60), "toy-faces": (150, 40)}
+TIMES = {"seconds", "images_per_second", "total_seconds"}
 
 
 @pytest.fixture(scope="session")
@@ -54,12 +64,17 @@ def refusal(load, *parts):
     return message
 
 
+def use_few_images(patch, data_dir):
+    """Toy sets of a few hundred images, drawn once a session."""
+    sets = {name: (row[0], *SMALL[name], row[3]) for name, row in datasets.TOY_SETS.items()}
+    patch.setattr(datasets, "TOY_SETS", sets)
+    patch.setenv("VAE_DATA", str(data_dir))
+
+
 @pytest.fixture
 def small_sets(monkeypatch, data_dir):
     """Toy sets of a few hundred images and small networks, for scripts that run inside the test's own process."""
-    sets = {name: (row[0], *SMALL[name], row[3]) for name, row in datasets.TOY_SETS.items()}
-    monkeypatch.setattr(datasets, "TOY_SETS", sets)
-    monkeypatch.setenv("VAE_DATA", str(data_dir))
+    use_few_images(monkeypatch, data_dir)
     monkeypatch.setattr(vae_fc, "HIDDEN", (64, 64, 64))
     monkeypatch.setattr(vae_conv, "HIDDEN", 64)
     monkeypatch.setattr(vae_conv, "FILTERS", (8, 16, 32))
@@ -89,11 +104,22 @@ def run_python(*arguments, **options):
     return finished
 
 
-def start_script(script, *flags):
-    """Start a script and go on. Ctrl-C reaches it even where the tests, as under nohup, were started without."""
-    command = [sys.executable, str(ROOT / script), *map(str, flags)]
+@contextlib.contextmanager
+def python_beside(*arguments):
+    """Python in a process of its own, which goes on beside the test and is killed at its end.
+
+    Ctrl-C reaches it even where the tests, as under nohup, were started without.
+    """
+    command = [sys.executable, *map(str, arguments)]
     heed = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **heed)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=ROOT, **pipes, **heed)
+    try:
+        yield process
+    finally:
+        process.kill()
+        if not process.stdout.closed:
+            process.communicate()
 
 
 def wait_for(condition, process):
@@ -110,12 +136,27 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def read(folder):
+    """metrics.csv of a run, without what a clock wrote."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [{name: text for name, text in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+
+
+def networks(folder):
+    """Encoder and decoder of a run, as Keras alone loads them."""
+    return [keras.models.load_model(folder / f"{name}.keras") for name in ("encoder", "decoder")]
+
+
+def same_weights(one, other):
+    """Whether two runs ended with the same networks, bit for bit."""
+    pairs = zip(networks(one), networks(other), strict=True)
+    weights = [zip(a.get_weights(), b.get_weights(), strict=True) for a, b in pairs]
+    return all(np.array_equal(a, b) for pair in weights for a, b in pair)
+
+
 @pytest.fixture
 def image_folder(tmp_path):
     """A folder of images that a process of its own can train on without drawing any."""
-    import numpy as np
-    from PIL import Image
-
     folder = tmp_path / "my images"
     folder.mkdir()
     random = np.random.default_rng(0)

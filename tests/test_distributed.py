@@ -16,6 +16,8 @@ import pytest
 from conftest import ROOT, run_script, wait_for
 
 import distributed
+import utils
+import vae_fc
 from console import UserError
 
 ON_LOGICAL_DEVICES = """
@@ -25,19 +27,22 @@ import tensorflow as tf
 cpu, count = tf.config.list_physical_devices("CPU")[0], int(sys.argv[1])
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
 import vae_conv, vae_fc
-{"fc": vae_fc, "conv": vae_conv}[sys.argv[2]].main(sys.argv[3:])
+exec(sys.argv[3])
+{"fc": vae_fc, "conv": vae_conv}[sys.argv[2]].main(sys.argv[4:])
 """
+NARROW = "vae_fc.HIDDEN = (32, 32, 32); utils.draw_pictures = lambda run, means: None"
 
 
 @pytest.fixture
 def flags(image_folder, tmp_path):
-    """A short run; its 54 training images in batches of 25, which neither two nor three devices divide."""
+    """A short run; its 55 training images in batches of 25, which neither two nor three devices divide."""
     small = ["--image-size", 32, "--batch-size", 25, "--z", 3, "--epochs", 3]
     return [*map(str, ["--dataset", image_folder, *small, "--data-dir", tmp_path, "--out", tmp_path / "out"])]
 
 
-def on_devices(count, script, flags):
-    command = [sys.executable, "-c", ON_LOGICAL_DEVICES, str(count), script, *flags, "--strategy", "mirrored"]
+def on_devices(count, script, flags, before=""):
+    """A run on so many devices of one process, which does `before` before it."""
+    command = [sys.executable, "-c", ON_LOGICAL_DEVICES, str(count), script, before, *flags, "--strategy", "mirrored"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=170)
 
 
@@ -98,14 +103,19 @@ def test_a_cluster_that_is_none_is_refused(config):
         distributed.check_cluster(config)
 
 
-def test_a_cluster_that_is_none_is_one_line_and_exit_2(flags):
-    result = run_script("vae_fc.py", *flags, env=os.environ | {"TF_CONFIG": "{}"})
-    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "TF_CONFIG" in result.stderr
+def test_a_cluster_that_is_none_is_one_line_and_exit_2(flags, monkeypatch, capsys):
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    with pytest.raises(SystemExit) as stop:
+        utils.launch(lambda: vae_fc.main(flags))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and "TF_CONFIG" in error
 
 
-def test_two_devices_give_the_losses_of_one(flags, tmp_path):
-    run_script("vae_fc.py", *flags, "--name", "one", check=True)
-    on_devices(2, "fc", [*flags, "--name", "two"])
+def test_two_devices_give_the_losses_of_one(flags, tmp_path, monkeypatch):
+    monkeypatch.setattr(utils, "draw_pictures", lambda run, means: None)
+    monkeypatch.setattr(vae_fc, "HIDDEN", (32, 32, 32))
+    vae_fc.main([*flags, "--name", "one"])
+    on_devices(2, "fc", [*flags, "--name", "two"], NARROW)
     check_same(tmp_path / "out" / "one", tmp_path / "out" / "two")
 
 

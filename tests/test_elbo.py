@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +17,12 @@ import vae_fc
 import tensorflow as tf
 
 RANDOM = np.random.default_rng(7)
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers_each_time(monkeypatch):
+    """Whatever tests came before."""
+    monkeypatch.setattr(sys.modules[__name__], "RANDOM", np.random.default_rng(7))
 
 
 def images(*shape):
@@ -58,6 +65,15 @@ def test_bernoulli_equals_float64_reference(binary):
     p = 1 / (1 + np.exp(-wide))
     reference = (x * np.log(p) + (1 - x) * np.log1p(-p)).sum(axis=(1, 2, 3))
     np.testing.assert_allclose(elbo.bernoulli_log_prob(x, logits), reference, rtol=1e-5)
+
+
+def test_bernoulli_gradient_equals_float64_reference():
+    x, upstream = images(5, 4, 4, 3), np.arange(1, 6, dtype=np.float32)
+    logits = tf.Variable(RANDOM.normal(0, 5, x.shape).astype(np.float32))
+    with tf.GradientTape() as tape:
+        value = tf.reduce_sum(upstream * elbo.bernoulli_log_prob(x, logits))
+    reference = upstream[:, None, None, None] * (x - 1 / (1 + np.exp(-logits.numpy().astype(np.float64))))
+    np.testing.assert_allclose(tape.gradient(value, logits), reference, rtol=1e-4, atol=1e-5)
 
 
 def test_gaussian_equals_float64_reference():

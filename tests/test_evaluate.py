@@ -5,21 +5,24 @@ import math
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script, step_by_step
+from conftest import ROOT, run_script, step_by_step, use_few_images
 from PIL import Image
 
 import classifier
 import elbo
 import evaluate
+import linear_start
 import measures
+import pictures
 import pixels
 import utils
 import vae_conv
 import vae_fc
-from console import UserError
+from console import NonFiniteError, UserError
 from data import datasets
 
 # isort: split
@@ -77,7 +80,14 @@ def test_digits(quick, tmp_path, capsys):
     check_consistent(numbers)
     assert numbers["loss"] == pytest.approx(metrics["test_loss"], rel=1e-6), "the run's own test, repeated"
     assert numbers["psnr"] == pytest.approx(metrics["test_psnr"], rel=1e-5)
-    assert numbers["active_units"] == metrics["active_units"]
+    for name in ("active_units", "psnr_of_mean_mse"):
+        assert numbers[name] == pytest.approx(metrics["test_" * (name != "active_units") + name], rel=1e-5)
+    run = evaluate.load_run(folder, evaluate.parse_evaluation("", [str(folder), "--seed", "5"]))
+    x = pixels.evaluation_pixels(run.data.test, run.settings, 0)
+    means = run.vae.posterior(x)[0]
+    assert numbers["active_units"] == np.sum(np.var(means, axis=0) > 0.01)
+    assert numbers["ssim"] == pytest.approx(tf.image.ssim(x, run.vae.pixel_means(means), 1.0).numpy().mean(), rel=1e-4)
+    assert numbers["pca_psnr_of_mean_mse"] == pytest.approx(pca_psnr(run.data.train, x.numpy(), 2), abs=0.01)
     assert (numbers["nll_samples"], numbers["nll_images"]) == (60, 60)
     assert numbers["bits_per_dim"] is numbers["ppca_bits_per_dim"] is numbers["attributes"] is None
     printed = capsys.readouterr().out
@@ -85,6 +95,15 @@ def test_digits(quick, tmp_path, capsys):
         Image.open(folder / name).verify()
         assert str(folder / name) in printed
     assert f"{numbers['loss']:,.2f}" in printed and f"{numbers['nll']:,.2f}" in printed
+
+
+def pca_psnr(train, x, count):
+    """PSNR of the mean squared error of images projected onto `count` principal components, by NumPy alone."""
+    train, x = (part.reshape(len(part), -1).astype(np.float64) for part in (train / 255, x))
+    mean = train.mean(axis=0)
+    components = np.linalg.svd(train - mean, full_matrices=False)[2][:count]
+    projected = np.clip(mean + (x - mean) @ components.T @ components, 0, 1)
+    return -10 * np.log10(np.mean((projected - x) ** 2))
 
 
 def test_faces_beside_each_other(quick, tmp_path, capsys):
@@ -99,6 +118,7 @@ def test_faces_beside_each_other(quick, tmp_path, capsys):
         check_consistent(numbers)
         assert numbers["nll_images"] == 30
         assert abs(numbers["bits_per_dim"] - numbers["ppca_bits_per_dim"]) < 1
+        assert numbers["bits_per_dim"] == pytest.approx(measures.bits_per_dim(numbers["loss"], 64 * 64 * 3), abs=0.01)
         check_attributes(numbers["attributes"])
         assert {path.name for path in folder.glob("*.png")} == PICTURES | {"attributes.png"}
     printed = capsys.readouterr().out
@@ -122,9 +142,9 @@ KERAS_ALONE = """
 import keras, numpy as np
 encoder, decoder = (keras.models.load_model(name + ".keras") for name in ("encoder", "decoder"))
 images = np.zeros((3, 28, 28, 1), np.float32)
-mean, log_std = np.split(encoder.predict(images, verbose=0), 2, axis=-1)
-decoded = keras.ops.sigmoid(decoder.predict(mean, verbose=0))
-samples = keras.ops.sigmoid(decoder.predict(np.random.default_rng(0).standard_normal((5, mean.shape[1])), verbose=0))
+mean, log_std = np.split(encoder(images), 2, axis=-1)
+decoded = keras.ops.sigmoid(decoder(mean))
+samples = keras.ops.sigmoid(decoder(np.random.default_rng(0).standard_normal((5, mean.shape[1]))))
 print(mean.shape, log_std.shape, decoded.shape, samples.shape, float(keras.ops.min(samples)) >= 0)
 """
 
@@ -175,11 +195,177 @@ def test_the_likelihood_of_some_images_is_that_of_evenly_spaced_ones(quick, tmp_
     assert found["nll_images"] == 3 and found["nll"] == pytest.approx(by_hand.mean(), rel=1e-6)
 
 
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """A run whose decoder shows codes as they are, 12 numbers as an image of 2x2 pixels in colour."""
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (count, 2, 2, 3), np.uint8) for count in (60, 30)]
+    labels = [np.arange(2 * count).reshape(count, 2) % 2 for count in (60, 30)]
+    labels = [np.where(np.arange(len(part))[:, None] % 3 == 0, 1 - part, part) for part in labels]
+    data = datasets.Dataset("planted", *images, *labels, ("Smiling", "Eyeglasses"), "x")
+    monkeypatch.setattr(evaluate, "SAMPLES", 40)
+    settings = evaluate.argparse.Namespace(z=12, seed=0, script="fc", likelihood="gaussian", binarize="none", xla=False)
+    as_images = SimpleNamespace(pixel_means=lambda codes: tf.reshape(tf.cast(codes, tf.float32), (-1, 2, 2, 3)))
+    return evaluate.Trained(tmp_path, settings, 1, data, as_images)
+
+
+@pytest.fixture
+def grids(monkeypatch):
+    """{name of a picture: the images that it is made of}, of the pictures to come."""
+    found = {}
+    monkeypatch.setattr(pictures, "save_grid", lambda path, images, *others: found.update({path.name: images}))
+    return found
+
+
+def as_images(codes):
+    return np.reshape(codes, (-1, 2, 2, 3))
+
+
+def test_what_the_pictures_show(planted, grids):
+    random = np.random.default_rng(1)
+    means, loss = random.random((30, 12)), random.permutation(30)
+    test = planted.data.test / 255
+    evaluate.draw_pairs(planted, means, loss)
+    order = np.argsort(loss)
+    rows = [part[chosen] for chosen in (order[:10], order[::-1][:10]) for part in (test, as_images(means))]
+    np.testing.assert_allclose(grids["pairs.png"], np.concatenate(rows), rtol=1e-6)
+
+    neighbours = random.integers(0, 60, 40)
+    evaluate.draw_neighbours(planted, neighbours)
+    samples = as_images(evaluate.sample_codes(planted))[:20]
+    shown = pictures.interleave(samples, planted.data.train[neighbours[:20]] / 255, 10)
+    np.testing.assert_allclose(grids["neighbours.png"], shown, rtol=1e-6)
+
+    evaluate.draw_traversals(planted, means, np.arange(12.0))
+    codes = grids["traversals.png"].reshape(10, 11, 12)
+    for row, unit in enumerate(range(11, 1, -1)):
+        expected = np.tile(means[0], (11, 1))
+        expected[:, unit] = np.linspace(-3, 3, 11)
+        np.testing.assert_allclose(codes[row], expected, rtol=1e-5, err_msg="the unit of the largest KL first")
+
+    evaluate.draw_interpolation(planted, means)
+    line = grids["interpolation.png"].reshape(-1, 11, 2, 2, 3)[0]
+    left, right = utils.picture_rows(planted.data, 16)[:2]
+    np.testing.assert_allclose(line[[0, 10]], test[[left, right]], rtol=1e-6)
+    np.testing.assert_allclose(
+        line[[1, 5, 9]], as_images([means[left], means[[left, right]].mean(0), means[right]]), rtol=1e-5
+    )
+
+
+def test_attributes_are_taken_away_left_and_added_right(planted, grids):
+    rows, labels = np.arange(60), planted.data.train_labels
+    train_means = np.zeros((60, 12))
+    train_means[:, 0], train_means[:, 1] = 3.0 * labels[:, 0], 5.0 * labels[:, 1]
+    evaluate.draw_attributes(planted, np.zeros((30, 12)), train_means, rows)
+    shown = grids["attributes.png"].reshape(-1, 6, 12)[0, 1:]
+    directions = [train_means[labels[:, at] == 1].mean(0) - train_means[labels[:, at] == 0].mean(0) for at in (0, 1)]
+    steps = [0, -1.5 * directions[0], 1.5 * directions[0], -1.5 * directions[1], 1.5 * directions[1]]
+    np.testing.assert_allclose(shown, [np.zeros(12) + step for step in steps], rtol=1e-5)
+
+
+def test_views_are_of_what_they_are_called(planted):
+    ppca = linear_start.fit_ppca(planted.data.train, 3)
+    means, mixture = np.random.default_rng(2).random((2, 30, 12))
+    seen = evaluate.describe_views(
+        planted, lambda images: (np.asarray(images).reshape(len(images), -1),) * 2, means, mixture, ppca
+    )
+    flat = planted.data.test.reshape(30, -1) / 255
+    expected = {"originals": flat, "reconstructions": means, "mixture_samples": mixture}
+    expected |= {"samples": evaluate.sample_codes(planted), "training": planted.data.train.reshape(60, -1) / 255}
+    expected |= {"mean_image": ppca.decode_bias[None], "pca": measures.pca_reconstruction(ppca, flat)}
+    assert set(seen) == set(expected)
+    for name, features in expected.items():
+        np.testing.assert_allclose(seen[name][0], features, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_distances_are_those_of_the_views_that_they_are_called_after(planted, monkeypatch):
+    monkeypatch.setattr(evaluate, "SAMPLES", 60)  # all training images
+    logits = np.where(planted.data.test_labels == 1, 1.0, -1.0)
+    features = np.random.default_rng(3).standard_normal((30, 4))
+    moved = {"originals": 0, "samples": 1, "mixture_samples": 2, "reconstructions": 3}
+    views = {name: [features + shift, logits] for name, shift in moved.items()}
+    views["training"] = [np.tile(features + 4, (2, 1)), np.tile(logits, (2, 1))]
+    found = evaluate.frechet(planted, views)
+    for name, shift in moved.items() - {("originals", 0)}:
+        assert found[name] == pytest.approx(4 * shift**2)
+    assert found["training"] == pytest.approx(4 * 16, rel=0.01) and found["classifier_accuracy"] == 1
+
+
+def test_copies_are_told_from_what_is_new_and_their_sources_found():
+    random = np.random.default_rng(4)
+    training, held_out, new = random.standard_normal((3, 200, 5))
+    copied = random.integers(0, 200, 150)
+    views = {"training": training, "originals": held_out, "reconstructions": new, "samples": training[copied] + 1e-3}
+    found, neighbours = evaluate.novelty({name: [features, None] for name, features in views.items()})
+    assert found["c_t"] < -10 and abs(found["c_t_of_reconstructions"]) < 3
+    assert found["share_nearer_than_held_out"] > 0.99 and np.array_equal(neighbours, copied)
+
+
+def test_shares_of_attributes_are_of_those_who_have_them():
+    """Of ten people, four smile; two smiles are lost, and one is seen where there is none."""
+    labels = np.repeat([[1], [0]], [4, 6], axis=0)
+    lost = labels.copy()
+    lost[[0, 1, 9]] = [[0], [0], [1]]
+    data = datasets.Dataset("people", *[np.zeros((10, 2, 2, 3), np.uint8)] * 2, labels, labels, ("Smiling",))
+    seen = {"originals": labels, "reconstructions": lost, "pca": np.zeros((10, 1)), "mean_image": np.ones((1, 1))}
+    found = evaluate.attributes(data, {name: [None, answers - 0.5] for name, answers in seen.items()})["Smiling"]
+    assert found["presence"] == {"originals": 1, "reconstructions": 0.5, "pca": 0, "mean_image": 1, "retention": 0.5}
+    assert found["absence"]["reconstructions"] == found["absence"]["retention"] == pytest.approx(5 / 6)
+    assert (found["absence"]["pca"], found["absence"]["mean_image"]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("script", "likelihood", "samples", "images"),
+    [("fc", "bernoulli", 5000, 1200), ("conv", "bernoulli", 500, 1200), ("fc", "gaussian", 5000, 1000)],
+)
+def test_how_many_samples_and_images_the_likelihood_takes(planted, script, likelihood, samples, images, monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        measures,
+        "importance_weighted_nll",
+        lambda call, x, codes, samples, *_: taken.append((len(x), samples)) or np.ones(len(x)),
+    )
+    data = evaluate.replace(planted.data, test=np.zeros((1200, 2, 2, 3), np.uint8))
+    settings = evaluate.argparse.Namespace(**vars(planted.settings) | {"script": script, "likelihood": likelihood})
+    found = evaluate.likelihood_numbers(
+        evaluate.replace(planted, settings=settings, data=data),
+        np.zeros((2, 1200, 12), np.float32),
+        evaluate.argparse.Namespace(nll_samples=None, nll_images=None),
+    )
+    assert (found["nll_samples"], found["nll_images"]) == (samples, images)
+    assert {count for _, count in taken} == {samples} and sum(count for count, _ in taken) == images
+
+
+@pytest.mark.parametrize(("z", "count"), [(12, 10), (250, 8)])
+def test_a_mixture_has_fewer_gaussians_where_codes_have_many_units(planted, z, count, monkeypatch):
+    asked, fitted = [], measures.fit_mixture(np.random.default_rng(0).random((50, z)), 2, 0, steps=1)
+    monkeypatch.setattr(measures, "fit_mixture", lambda codes, count, seed: asked.append(count) or fitted)
+    run = evaluate.replace(planted, settings=evaluate.argparse.Namespace(**vars(planted.settings) | {"z": z}))
+    assert evaluate.draw_from_mixture(run, *np.zeros((2, 10_000, z), np.float32)).shape == (evaluate.SAMPLES, z)
+    assert asked == [count]
+
+
+@pytest.mark.parametrize("bad", ["loss", "likelihood"])
+def test_a_number_that_is_none_ends_the_evaluation(bad, quick, finished_run, tmp_path, monkeypatch):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    numbers = np.ones(60)
+    numbers[17] = np.nan
+    if bad == "loss":
+        exact = utils.evaluate_images
+        monkeypatch.setattr(utils, "evaluate_images", lambda *those: [numbers, *exact(*those)[1:]])
+    else:
+        monkeypatch.setattr(measures, "importance_weighted_nll", lambda *_: numbers)
+    with pytest.raises(NonFiniteError, match=f"the {bad} of test image 18 is no number"), step_by_step():
+        evaluate.main([str(folder)])
+    assert not (folder / "evaluation.json").exists()
+
+
 def test_one_image(quick, tmp_path):
     """No spread of one test image, no pairs, no covariance: what cannot be said is null, and the rest is there."""
-    vae_fc.main(["--epochs", "1", "--limit", "1", "--out", str(tmp_path)])
+    train(vae_fc, tmp_path, "--limit", 1)
     folder = tmp_path / "fc_toy-digits_z2"
-    evaluate.main([str(folder), str(folder), "--nll-samples", "5"])
+    with step_by_step():
+        evaluate.main([str(folder), str(folder), "--nll-samples", "5"])
     numbers = evaluated(folder)
     assert numbers["frechet"] is numbers["nll_standard_error"] is None and math.isfinite(numbers["nll"])
 
@@ -198,7 +384,8 @@ def test_threshold_leaves_no_grey(quick, tmp_path):
 def test_images_without_labels(quick, tmp_path, image_folder, capsys):
     train(vae_fc, tmp_path, "--dataset", image_folder, "--image-size", 32, "--z", 3)
     folder = tmp_path / "fc_my_images_z3"
-    evaluate.main([str(folder), "--nll-samples", "5"])
+    with step_by_step():
+        evaluate.main([str(folder), "--nll-samples", "5"])
     numbers = evaluated(folder)
     assert numbers["frechet"] is numbers["attributes"] is None
     assert numbers["novelty"]["features"] == "pca"
@@ -211,7 +398,8 @@ def test_evaluating_twice_gives_the_same_numbers(quick, tmp_path, capsys):
     folder = tmp_path / "fc_toy-digits_z2"
     results = []
     for _ in range(2):
-        evaluate.main([str(folder), "--nll-samples", "5"])
+        with step_by_step():
+            evaluate.main([str(folder), "--nll-samples", "5"])
         results.append(evaluated(folder) | {"seconds": 0})
     assert results[0] == results[1] and results[0]["epoch"] == 1
     capsys.readouterr()
@@ -265,9 +453,7 @@ DAMAGES = {  # what is done to a run folder: what the message must name
 def finished_run(tmp_path_factory, data_dir):
     """A run of a few digits, for tests that damage copies of it."""
     with pytest.MonkeyPatch.context() as patch:
-        sets = {name: (row[0], 300, 60, row[3]) for name, row in datasets.TOY_SETS.items()}
-        patch.setattr(datasets, "TOY_SETS", sets)
-        patch.setenv("VAE_DATA", str(data_dir))
+        use_few_images(patch, data_dir)
         patch.setattr(vae_fc, "HIDDEN", (16,))
         patch.setattr(vae_fc, "XLA", False)
         patch.setattr(utils, "draw_pictures", lambda run, means: None)
@@ -299,7 +485,8 @@ def test_images_smaller_than_the_window_of_ssim(quick, tmp_path, monkeypatch):
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(header + array.tobytes())
     train(vae_fc, tmp_path, "--dataset", tmp_path / "small", "--z", 2)
-    evaluate.main([str(tmp_path / "fc_small_z2"), "--nll-samples", "2"])
+    with step_by_step():
+        evaluate.main([str(tmp_path / "fc_small_z2"), "--nll-samples", "2"])
     check_consistent(evaluated(tmp_path / "fc_small_z2"))
 
 

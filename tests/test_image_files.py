@@ -355,6 +355,7 @@ def test_a_progressive_face_is_as_good_as_any(celeba):
 
 def test_after_a_fault_nobody_decodes_the_rest(monkeypatch):
     monkeypatch.setattr(image_files, "BLOCK", 2)
+    monkeypatch.setattr(image_files, "AHEAD", 100)
     decoded = []
 
     def decode(name):
@@ -365,7 +366,7 @@ def test_after_a_fault_nobody_decodes_the_rest(monkeypatch):
 
     with pytest.raises(UserError, match="damaged"):
         list(image_files.decoded_blocks(range(1000), decode))
-    assert len(decoded) < 12 * (os.cpu_count() or 1)
+    assert len(decoded) < 10 * (os.cpu_count() or 1), "not all of the 200 that were asked for"
 
 
 def test_a_damaged_face_that_is_not_needed(celeba):

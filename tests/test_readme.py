@@ -14,6 +14,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
 RUNS = [command for command in COMMANDS if command.startswith("python vae_")]
+RUNS += re.findall(r"`(python vae_\w+\.py(?! --help)[^`]*)`", README)
 
 
 def test_the_two_commands_stand_there_word_for_word():
@@ -30,8 +31,11 @@ def test_the_first_command_runs_without_a_network_and_says_where_its_pictures_ar
     for picture in ("reconstructions", "samples", "losses", "latent", "manifold"):
         path = tmp_path / "fc_toy-digits_z2" / f"{picture}.png"
         assert path.exists() and str(path) in finished.stdout
+    assert "parameters, on the CPU\n" in finished.stdout
     lines = [line for line in finished.stdout.splitlines() if line.startswith("epoch")]
     assert len(lines) == 2
+    losses = [float(re.search(r"test ([\d.]+)", line)[1]) for line in lines]
+    assert losses[1] < losses[0] - 1, "it learns"
     for word in ("train", "test", "active units", "images/s", "=", "+"):
         assert word in lines[0]
 
@@ -52,7 +56,7 @@ def test_every_evaluation_is_understood(command):
 @pytest.mark.parametrize("page", ["README.md", "data/README.md", "results/README.md"])
 def test_every_link_leads_somewhere(page):
     text = (ROOT / page).read_text()
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+    for target in re.findall(r"(?:\]\(|<img src=\")(?!https?:)([^)#\"]+)", text):
         assert (ROOT / page).parent.joinpath(target).exists(), target
 
 
@@ -62,5 +66,5 @@ def test_help_lists_every_flag(script, capsys):
         script.main(["--help"])
     shown = capsys.readouterr().out
     assert stop.value.code == 0 and script.__doc__.strip().splitlines()[0] in shown
-    for name in (*console.FLAGS, "resume"):
+    for name in (*console.FLAGS, "resume", "tensorboard"):
         assert "--" + name.replace("_", "-") in shown

@@ -6,7 +6,6 @@ is the long form, which prints its counts. The short one, in every run of the te
 and a killed run in test_scripts.py.
 """
 
-import csv
 import functools
 import gzip
 import hashlib
@@ -28,7 +27,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, contents, run_python, run_script
+from conftest import ROOT, contents, networks, read, run_python, run_script, same_weights, step_by_step
 from test_datasets import MNIST_FILES, idx, random_images
 from test_download import Handler, serving
 
@@ -79,21 +78,8 @@ def killed(script, flags, moment):
     return process.returncode != 0
 
 
-def weights(folder):
-    models = [keras.models.load_model(folder / f"{name}.keras") for name in ("encoder", "decoder")]
-    return [weight for model in models for weight in model.get_weights()]
-
-
-def numbers(folder):
-    """metrics.csv without what a clock wrote."""
-    with (folder / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [{name: row[name] for name in row if name not in ("seconds", "images_per_second")} for row in rows]
-
-
 def assert_same_run(one, other):
-    assert numbers(one) == numbers(other)
-    assert all(map(np.array_equal, weights(one), weights(other)))
+    assert read(one) == read(other) and same_weights(one, other)
     assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}, "nothing is left behind"
 
 
@@ -259,8 +245,9 @@ CHOSEN = np.random.default_rng(0).permutation(len(COMBINATIONS))[:300]
 
 
 def test_trainings_far_off_the_defaults_end_finite_or_say_where_they_left(tmp_path):
-    for number in CHOSEN[:3]:
-        odd_training(number, tmp_path)
+    with step_by_step():  # the long form, below, is compiled
+        for number in CHOSEN[:3]:
+            odd_training(number, tmp_path)
 
 
 @pytest.mark.slow
@@ -308,7 +295,7 @@ def training(script, flags):
         names = [name for name in reader.get_variable_to_shape_map() if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
         assert all(np.all(np.isfinite(reader.get_tensor(name))) for name in names), "the last good state"
         return "stopped"
-    table = numbers(folder)
-    assert all(np.isfinite(float(text)) for row in table for text in row.values() if text)
-    assert all(np.all(np.isfinite(weight)) for weight in weights(folder)) and np.isfinite(metrics["test_psnr"])
+    assert all(np.isfinite(float(text)) for row in read(folder) for text in row.values() if text)
+    weights = [weight for network in networks(folder) for weight in network.get_weights()]
+    assert all(np.all(np.isfinite(weight)) for weight in weights) and np.isfinite(metrics["test_psnr"])
     return "finite"

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from conftest import step_by_step
 
 import elbo
 import linear_start
@@ -111,6 +112,40 @@ def small_run(likelihood):
     linear = likelihood == "gaussian"
     encoder, decoder = vae_fc.build_encoder((6, 6, 1), 3, linear), vae_fc.build_decoder((6, 6, 1), 3, linear)
     return elbo.Vae(encoder, decoder, tf.Variable(-1.0), likelihood)
+
+
+def test_a_call_takes_each_step_with_its_own_noise_and_then_moves_the_average():
+    still = {"learning_rate": 1e-12, "decay_per_epoch": 0.0, "shift": 0, "mirror": False}
+    chosen, vae = settings(xla=False, precision="fp32", **still), small_run("bernoulli")
+    average = utils.copy_vae(vae)
+    for mean in average.variables:
+        mean.assign_add(tf.ones_like(mean))
+    batches = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 6, 1), np.uint8)
+    first = tf.constant(5, tf.int64)
+    with step_by_step():
+        train_call = utils.build_train_call(vae, average, utils.build_optimizer(chosen, vae.variables, 10), chosen)
+        terms = train_call(tf.constant(batches), tf.constant(2), first, tf.constant(1.0), tf.constant(0.25)).numpy()
+    noise = pixels.draw_noise(0, pixels.NOISE, first, 3, (4, 3))
+    for step in range(2):
+        expected = [np.mean(part) for part in vae.elbo_terms(pixels.to_pixels(batches[step]), noise[step])]
+        np.testing.assert_allclose(terms[step], expected, rtol=1e-5)
+    assert not terms[2].any() and not np.array_equal(noise[0], noise[1])
+    for mean, variable in zip(average.variables, vae.variables, strict=True):
+        np.testing.assert_allclose(mean - variable, 0.75 * np.ones(variable.shape), atol=1e-5)
+
+
+def test_an_epoch_numbers_its_steps_and_returns_the_mean_of_their_terms():
+    chosen = settings(binarize="none", beta=1.0, kl_warmup_epochs=0.0, average_power=7.0)
+    data = utils.Dataset("numbers", numbered(30), numbered(30), None, None, ())
+
+    def train_call(batches, steps, first_step, beta, rate):
+        terms = np.zeros((3, 2))
+        terms[: int(steps), 0] = int(first_step) + np.arange(int(steps))
+        terms[: int(steps), 1] = 1
+        return tf.constant(terms)
+
+    run = utils.Run(chosen, data, None, None, None, None, None, [], None)
+    np.testing.assert_allclose(utils.train_epoch(run, train_call, 2), [np.mean(range(7, 14)), 1])
 
 
 def test_evaluation_counts_every_image_once(monkeypatch):
