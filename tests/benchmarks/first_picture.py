@@ -1,4 +1,4 @@
-"""From the shell's prompt to the first picture, beside what no TensorFlow program can do without.
+"""From the shell's prompt to the first picture, beside a plain import of TensorFlow and an epoch's own compute.
 
     python tests/benchmarks/first_picture.py --data-dir data
 
