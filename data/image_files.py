@@ -365,7 +365,7 @@ def split_celeba(source, names, partition):
 
 def read_partition(path):
     """Names and their parts, "0" (training), "1" or "2" (test), each name once."""
-    rows, seen = read_cells(path), set()
+    rows, seen = [cells_of(path, line) for line in read_lines(path)], set()
     head = int(path.suffix == ".csv" and rows[:1] == [[CSV_NAME, "partition"]])
     for number, row in enumerate(rows[head:], head + 1):
         if len(row) != 2 or row[1] not in ("0", "1", "2"):
@@ -378,34 +378,40 @@ def read_partition(path):
 
 def read_attributes(path, names):
     """Attribute names, and their values in {0, 1}, uint8 (len(names), A), for these images."""
-    rows = read_cells(path)
-    if path.suffix == ".csv":
-        head, titles = 1, rows[0][1:] if rows else []
-        if not titles or rows[0][0] != CSV_NAME:
-            raise UserError(f"{path}: its first row is not {CSV_NAME} and names of attributes; replace or remove it")
-    else:
-        head, titles = 2, rows[1] if len(rows) > 1 else []
-        count = max(0, len(rows) - head)
-        if not titles or rows[0] != [str(count)]:
-            raise UserError(f"{path}: its first row is not the number of its rows, {count}; replace or remove it")
+    lines = read_lines(path)
+    titles, head = attribute_titles(path, lines)
     table = {}
-    for number, row in enumerate(rows[head:], head + 1):
-        name, *values = row or [""]
+    for number, line in enumerate(lines[head:], head + 1):
+        name, *values = cells_of(path, line) or [""]
         if len(values) != len(titles) or not set(values) <= {"1", "-1"}:
             raise UserError(f"{path}: row {number} is no name and {len(titles)} values 1 or -1; replace or remove it")
         if name in table:
             raise UserError(f"{path}: row {number} is about {name} again; replace or remove it")
-        table[name] = [value == "1" for value in values]
+        table[name] = bytes(value == "1" for value in values)  # the texts of 202,599 rows would be half a gigabyte
     for name in names:
         if name not in table:
             raise UserError(f"{path}: has no row for {name}; replace or remove it")
-    return titles, np.array([table[name] for name in names], np.uint8)
+    rows = b"".join(table[name] for name in names)
+    return titles, np.frombuffer(rows, np.uint8).reshape(len(names), len(titles))
 
 
-def read_cells(path):
-    """Rows of one of CelebA's lists, cell by cell: between spaces as published, between commas as Kaggle has them."""
-    separator = "," if path.suffix == ".csv" else None
-    return [[cell.strip() for cell in line.split(separator)] for line in read_lines(path)]
+def attribute_titles(path, lines):
+    """Names of the attributes, and how many lines stand above the rows of the list."""
+    head = 1 if path.suffix == ".csv" else 2
+    cells = [cells_of(path, line) for line in lines[:head]]
+    if head == 1:
+        if not cells or cells[0][0] != CSV_NAME or not cells[0][1:]:
+            raise UserError(f"{path}: its first row is not {CSV_NAME} and names of attributes; replace or remove it")
+        return cells[0][1:], head
+    count = max(0, len(lines) - head)
+    if len(cells) < head or not cells[1] or cells[0] != [str(count)]:
+        raise UserError(f"{path}: its first row is not the number of its rows, {count}; replace or remove it")
+    return cells[1], head
+
+
+def cells_of(path, line):
+    """Cells of a line in one of CelebA's lists: between spaces as published, between commas as Kaggle has them."""
+    return [cell.strip() for cell in line.split("," if path.suffix == ".csv" else None)]
 
 
 def read_lines(path):
