@@ -46,11 +46,17 @@ def no_network(monkeypatch):
 
     def fail(path, toy_set):
         tried.append((path, toy_set))
-        raise UserError("no network")
+        raise UserError(f"{path.name}: no network")
 
     for module in (datasets, image_files):
         monkeypatch.setattr(module, "download", fail)
     return tried
+
+
+@pytest.fixture
+def no_bars(monkeypatch):
+    """Images are decoded without a progress bar, for which Keras would have to load."""
+    monkeypatch.setattr(image_files, "progress", lambda items, total, label: items)
 
 
 def refusal(load, *parts):

@@ -20,8 +20,9 @@ import test_layouts as layouts
 from test_datasets import ARCHIVE, BATCHES, UNPACKED, random_images, records, tree, write_tar
 
 from console import UserError
-from data import datasets, image_files
 from data.datasets import load_dataset
+
+pytestmark = pytest.mark.usefixtures("no_network", "no_bars")
 
 RANDOM_DAMAGES = 300  # of each layout
 UNGUARDED = (".jpg", "ubyte", ".bin", "_batch", *(f"data_batch_{number}" for number in range(1, 6)))
@@ -201,18 +202,6 @@ def outcome(folder, layout, good, path, capsys, usual, unguarded=()):
         return "remarked on"
     assert path.endswith(unguarded), "other data than before, and not a word about it"
     return "other pixels"
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    """No network, no progress bars, for which Keras would have to load."""
-
-    def fail(path, toy_set):
-        raise UserError(f"{path.name}: no network")
-
-    for module in (datasets, image_files):
-        monkeypatch.setattr(module, "download", fail)
-    monkeypatch.setattr(image_files, "progress", lambda items, total, label: items)
 
 
 def good_sets(tmp_path, capsys):

@@ -23,18 +23,7 @@ from data import datasets, image_files
 from data.datasets import load_dataset
 
 celeba = faces.celeba
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch):
-    """No network, no progress bars."""
-
-    def fail(path, toy_set):
-        raise UserError("no network")
-
-    for module in (datasets, image_files):
-        monkeypatch.setattr(module, "download", fail)
-    monkeypatch.setattr(image_files, "progress", lambda items, total, label: items)
+pytestmark = pytest.mark.usefixtures("no_network", "no_bars")
 
 
 # MNIST and its like -------------------------------------------------------------------------------------------
