@@ -210,14 +210,17 @@ FLAGS = {  # name: (type or choices, help)
     "learning_rate": (_number(float, 1e-12, 1e6), "step size of AdamW after warm-up"),
     "likelihood": (
         ("auto", "bernoulli", "gaussian"),
-        "pixel distribution; auto: bernoulli for digits, else gaussian",
+        "pixel distribution; auto: bernoulli for digits and MNIST's like, else gaussian",
     ),
     "binarize": (("none", "dynamic", "threshold"), "black-and-white pixels: drawn anew each time, or above one half"),
     "beta": (_number(float, 0, 1e6), "weight of the KL term in training; reported losses have 1"),
     "kl_warmup_epochs": (_number(float, 0, 1e6), "epochs over which the weight of the KL term rises from 0 to --beta"),
     "decay_per_epoch": (_number(float, 0, 1), "share of the weights that weight decay takes back in an epoch"),
     "seed": (_number(int, 0, 2**31 - 1), "all randomness of the run follows from it; toy images are always the same"),
-    "limit": (_number(int, 1), "at most LIMIT training and LIMIT test images: the first, of a folder from all of it"),
+    "limit": (
+        _number(int, 1),
+        "at most LIMIT training and LIMIT test images: the first ones, or of a folder some from all over it",
+    ),
     "image_size": (("32", "64", "128"), "pixels a side, for celeba and folders of images"),
     "precision": (("fp32", "bf16"), "bf16: products in bfloat16, on a CPU that has them faster for convolutions"),
     "strategy": (

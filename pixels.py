@@ -79,6 +79,9 @@ def evaluation_pixels(images, settings, batch):
 
 def chosen_pixels(images, settings, chosen):
     """The test images of these numbers as the loss sees them, float32: (N, H, W, C)."""
-    places = [divmod(row, min(EVALUATION_BATCH, len(images))) for row in chosen]
-    batches = {batch: evaluation_pixels(images, settings, batch).numpy() for batch in {batch for batch, _ in places}}
-    return np.stack([batches[batch][row] for batch, row in places])
+    batches, rows = np.divmod(np.asarray(chosen), min(EVALUATION_BATCH, len(images)))
+    found = np.empty((len(rows), *images.shape[1:]), np.float32)
+    for batch in np.unique(batches):  # one at a time: those of a large set together would fill the memory
+        own = batches == batch
+        found[own] = evaluation_pixels(images, settings, batch).numpy()[rows[own]]
+    return found

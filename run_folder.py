@@ -215,9 +215,10 @@ def remark_on_versions(folder, config):
         return
     if kept(folder / "config.json", "versions") != config["versions"]:
         note(f"{folder} was begun with other versions of its packages: the rest may differ in the last digits")
-    begun, now = kept(folder / "config.json", "git_commit"), config["git_commit"]
-    if begun != now:
-        note(f"{folder} was begun with commit {begun} of this program, and goes on with {now}: the rest may differ")
+    commits = kept(folder / "config.json", "git_commit"), config["git_commit"]
+    if commits[0] != commits[1]:
+        begun, now = (f"commit {commit}" if commit else "an unknown commit" for commit in commits)
+        note(f"{folder} was begun with {begun} of this program, and goes on with {now}: the rest may differ")
 
 
 def read_rows(path):

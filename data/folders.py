@@ -5,7 +5,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from console import UserError, note, one_line, reason
@@ -28,18 +28,21 @@ class Arrangement:
     classes: list  # names, ascending; empty: none
     class_of: dict  # {path: name}
 
+    def at_most(self, limit):
+        """The same with `limit` training images at most, and as many test images, spread over all of them."""
+        return replace(self, train=spread(self.train, limit), test=spread(self.test, limit))
+
     def labels(self):
         """The number of each image's class, training images first."""
         numbers = {name: number for number, name in enumerate(self.classes)}
         return [numbers[self.class_of[path]] for path in (*self.train, *self.test)]
 
 
-def arrange(folder, names, limit):
+def arrange(folder, names):
     """How the images `names` of a folder are used.
 
     Parts of a published split, train/ and test/ (or val/), are used as such; else a tenth is for testing. Where each
-    image lies in a folder below, and there are two or more of those, they are its classes. limit: as many training
-    images at most, and as many test images, spread over all of them.
+    image lies in a folder below, and there are two or more of those, they are its classes.
     """
     split = published_split(folder, names)
     train, test, inner = split or (*split_by_name(names), {name: name for name in names})
@@ -47,7 +50,7 @@ def arrange(folder, names, limit):
     if split and classes and {classes[name] for name in train}.isdisjoint(classes[name] for name in test):
         note(one_line(f"{folder}: no classes after all, since no test image is of a class of the training images"))
         classes = {}
-    return Arrangement(spread(train, limit), spread(test, limit), sorted(set(classes.values())), classes)
+    return Arrangement(train, test, sorted(set(classes.values())), classes)
 
 
 def published_split(folder, names):
@@ -129,7 +132,7 @@ def images_in(folder):
     if unread:
         kinds = " and ".join(f"{count:,} {suffix}" for suffix, count in sorted(unread.items()))
         note(one_line(f"{folder}: {kinds} are left out; convert them to .png or .jpg"))
-    found = [path for path in found if path not in endless and ours.isdisjoint([path, *path.parents])]
+    found = [path for path in found if path not in endless and (not ours or ours.isdisjoint([path, *path.parents]))]
     return sorted(found, key=lambda path: path.parts)  # paths by themselves have another order on Windows
 
 

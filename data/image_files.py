@@ -161,7 +161,9 @@ def read_image(find, name, convert):
             image = open_image(find())
         image.load()
         return convert(image)  # in here, because some damage, to Exif data for one, is only found by now
-    except (*UNREADABLE, MemoryError) as error:
+    except MemoryError:
+        raise UserError(f"{name}: takes more memory than there is; make it smaller or remove it") from None
+    except UNREADABLE as error:
         why = f"no {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise UserError(f"{name}: cannot be read ({why}); repair or remove it") from None
 
@@ -184,8 +186,9 @@ def load_folder(name, data_dir, size, limit):
     if len(names) < 2:
         raise UserError(f"--dataset {name}: {len(names)} images (.png, .jpg, ...) in it; there have to be two or more")
     states = states_of(folder, names)
-    limit = limit_of(limit, names)
-    found = arrange(folder, names, limit)
+    found = arrange(folder, names)
+    limit = limit_of(limit, max(found.train, found.test, key=len))
+    found = found.at_most(limit)
     title = plain_name(folder.resolve())
     signature = [str(folder.resolve()), size, limit, list(zip(names, states, strict=True)), found.classes]
 

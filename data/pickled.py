@@ -43,10 +43,6 @@ class Reader(pickle._Unpickler):
     file remembers one by, and a key made of itself again and again would keep it busy for hours, heedless of Ctrl-C.
     """
 
-    dispatch = pickle._Unpickler.dispatch.copy()
-    for operation in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET):  # what is in a set is a key too
-        del dispatch[operation[0]]
-
     def __init__(self, content):
         super().__init__(io.BytesIO(content), encoding="bytes")
         self.unread = len(content)  # no text is encoded twice, so all of them together are not longer than this
@@ -81,7 +77,18 @@ class Reader(pickle._Unpickler):
         check_keys(self.stack[::2])
         super().load_dict()
 
-    dispatch |= {pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems, pickle.DICT[0]: load_dict}
+    def load_set(self):
+        """What is in a set is a key too, and CIFAR-10 has none."""
+        raise pickle.UnpicklingError("a set, which CIFAR-10 has not")
+
+    dispatch = pickle._Unpickler.dispatch | {
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.DICT[0]: load_dict,
+        pickle.EMPTY_SET[0]: load_set,
+        pickle.ADDITEMS[0]: load_set,
+        pickle.FROZENSET[0]: load_set,
+    }
 
 
 def check_keys(keys):

@@ -19,6 +19,7 @@ from PIL import Image
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 # isort: split
+import pictures
 import vae_conv
 import vae_fc
 from console import UserError
@@ -84,6 +85,19 @@ def small_sets(monkeypatch, data_dir):
     monkeypatch.setattr(vae_fc, "HIDDEN", (64, 64, 64))
     monkeypatch.setattr(vae_conv, "HIDDEN", 64)
     monkeypatch.setattr(vae_conv, "FILTERS", (8, 16, 32))
+
+
+@pytest.fixture
+def grids(monkeypatch):
+    """{name of a picture: the images that it is made of}, of the pictures to come."""
+    found, save_grid = {}, pictures.save_grid
+
+    def save(path, images, *others):
+        found[path.name] = images
+        save_grid(path, images, *others)
+
+    monkeypatch.setattr(pictures, "save_grid", save)
+    return found
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 Devices are logical CPUs, machines are processes on 127.0.0.1.
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -46,8 +47,9 @@ def on_devices(count, script, flags, before=""):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=170)
 
 
-def start_workers(count, script, flags, own=((), (), ())):
-    """One process a worker, as on that many machines; `own`: flags of each."""
+@contextlib.contextmanager
+def workers_beside(count, script, flags, own=((), (), ())):
+    """One process a worker, as on that many machines, killed at the end; `own`: flags of each."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     hosts = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
     for one in sockets:
@@ -58,7 +60,18 @@ def start_workers(count, script, flags, own=((), (), ())):
         command = [sys.executable, str(ROOT / f"vae_{script}.py"), *flags, *own[index]]
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
         workers.append(subprocess.Popen(command, env=os.environ | {"TF_CONFIG": json.dumps(config)}, **pipes))
-    return workers
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+
+
+def codes_and_errors(*arguments):
+    """Workers that come to their end: their exit codes and what they wrote to stderr."""
+    with workers_beside(*arguments) as workers:
+        return finish(workers)
 
 
 def finish(workers):
@@ -126,7 +139,7 @@ def test_devices_and_workers_give_the_losses_of_one_device(script, flags, tmp_pa
     for count in (1, 2, 4):
         on_devices(count, script, [*flags, "--name", f"devices{count}"])
     for count in (1, 2, 3):
-        assert set(finish(start_workers(count, script, [*flags, "--name", f"workers{count}"]))[0]) == {0}
+        assert set(codes_and_errors(count, script, [*flags, "--name", f"workers{count}"])[0]) == {0}
     runs = {path.name for path in (tmp_path / "out").iterdir()}
     assert runs == {"one", *(f"devices{n}" for n in (1, 2, 4)), *(f"workers{n}" for n in (1, 2, 3))}, "one folder a run"
     for name in runs - {"one"}:
@@ -137,24 +150,23 @@ def test_devices_and_workers_give_the_losses_of_one_device(script, flags, tmp_pa
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_lost_worker_ends_the_run_and_resuming_completes_it(lost, flags, tmp_path):
     long = [*flags, "--name", "lost", "--epochs", "100000"]
-    workers = start_workers(2, "fc", long)
     table = tmp_path / "out" / "lost" / "metrics.csv"
-    wait_for(lambda: table.exists() and len(table.read_text().splitlines()) > 3, workers[0])
-    workers[lost].kill()
-    codes, errors = finish(workers)
+    with workers_beside(2, "fc", long) as workers:
+        wait_for(lambda: table.exists() and len(table.read_text().splitlines()) > 3, workers[0])
+        workers[lost].kill()
+        codes, errors = finish(workers)
     assert codes[1 - lost] == 2
     assert errors[1 - lost].count("\n") == 1 and "start all of them again with --resume" in errors[1 - lost]
     done = len(losses(table.parent))
     ends = [*flags, "--epochs", str(done + 2)]
-    assert finish(start_workers(2, "fc", [*ends, "--name", "lost", "--resume"]))[0] == [0, 0]
+    assert codes_and_errors(2, "fc", [*ends, "--name", "lost", "--resume"])[0] == [0, 0]
     run_script("vae_fc.py", *ends, "--name", "one", check=True)
     check_same(table.parent, tmp_path / "out" / "one")
 
 
 @pytest.mark.slow
 def test_a_worker_with_other_flags_is_refused(flags):
-    workers = start_workers(2, "fc", flags, [["--seed", "1"], ["--seed", "2"]])
-    codes, errors = finish(workers)
+    codes, errors = codes_and_errors(2, "fc", flags, [["--seed", "1"], ["--seed", "2"]])
     assert codes == [2, 2] and any("differ from the first one's" in error for error in errors)
 
 

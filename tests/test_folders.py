@@ -19,7 +19,7 @@ def write(folder, names):
 
 def arranged(folder, limit=None):
     names = [path.relative_to(folder).as_posix() for path in folders.images_in(folder)]
-    return folders.arrange(folder, names, limit)
+    return folders.arrange(folder, names).at_most(limit)
 
 
 def named(parts, kinds=("cat", "dog"), count=3):
@@ -179,4 +179,4 @@ def test_an_image_that_memory_cannot_hold_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(image_files, "centre_square", fail)
     path = tmp_path / "images" / "a.png"
-    refusal(lambda: load_dataset(str(tmp_path / "images"), tmp_path, 32), f"{path}: cannot be read (MemoryError)")
+    refusal(lambda: load_dataset(str(tmp_path / "images"), tmp_path, 32), f"{path}: takes more memory than there is")

@@ -348,7 +348,7 @@ HOSTILE = {  # what a batch is instead: (content, words of the message)
     "a key made of itself": (b"\x80\x02}" + b")" + b"2\x86" * 40 + b"K\x01s.", "a table by other things than names"),
     "keys made of themselves": (b"\x80\x02}(" + b")" + b"2\x86" * 40 + b"K\x01u.", "a table by other things"),
     "a table of such a key": (b"\x80\x02(" + b")" + b"2\x86" * 40 + b"K\x01d.", "a table by other things"),
-    "a set": (b"\x80\x04(" + b")" + b"2\x86" * 40 + b"\x91.", "is no batch"),
+    "a set": (b"\x80\x04(" + b")" + b"2\x86" * 40 + b"\x91.", "a set, which CIFAR-10 has not"),
     "a great many empty lists": (b"\x80\x02(" + b"]" * 2000 + b"l.", "more operations than images need"),
     "an empty file": (b"", "is no batch"),
     "a web page": (b"<html>404</html>", "is no batch"),

@@ -87,10 +87,9 @@ CASES = {  # run: (script, flags, image shape, likelihood, has manifold, how it 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_run_folder_keeps_the_contract(name, tmp_path, capsys, request):
+def test_run_folder_keeps_the_contract(name, grids, tmp_path, capsys, request):
     script, flags, shape, likelihood, manifold, setting = CASES[name]
     request.getfixturevalue(setting)
-    grids = pictured(request.getfixturevalue("monkeypatch"))
     metrics = train(script, tmp_path, *flags)
     folder = tmp_path / name
     assert {path.name for path in folder.iterdir()} == FILES | ({"manifold.png"} if manifold else set())
@@ -101,18 +100,6 @@ def test_run_folder_keeps_the_contract(name, tmp_path, capsys, request):
     check_metrics(folder, metrics, likelihood)
     check_config(folder, script, shape)
     check_networks(folder, metrics, grids)
-
-
-def pictured(monkeypatch):
-    """{name of a picture: the images that it is made of}, of the pictures to come."""
-    grids, save_grid = {}, pictures.save_grid
-
-    def save(path, images, *others):
-        grids[path.name] = images
-        save_grid(path, images, *others)
-
-    monkeypatch.setattr(pictures, "save_grid", save)
-    return grids
 
 
 def check_metrics(folder, metrics, likelihood):
@@ -213,7 +200,7 @@ def test_another_commit_is_remarked_on_where_a_run_goes_on(quick, tmp_path, monk
     for epochs, commit, told in ((1, "a" * 40, False), (2, "a" * 40, False), (3, "b" * 40, True)):
         monkeypatch.setattr(run_folder, "git_commit", lambda commit=commit: commit)
         train("fc", tmp_path, "--resume", "--epochs", epochs)
-        line = f"was begun with commit {'a' * 40} of this program, and goes on with {'b' * 40}"
+        line = f"was begun with commit {'a' * 40} of this program, and goes on with commit {'b' * 40}"
         assert (line in capsys.readouterr().out) == told
 
 
@@ -574,13 +561,12 @@ def test_interrupt_keeps_the_checkpoint(image_folder, tmp_path):
 
 @pytest.mark.skipif(not shutil.which("git"), reason="needs git")
 def test_the_commit_kept_is_that_of_the_program(tmp_path, monkeypatch):
-    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))  # as git sets it for its hooks, which may run the tests
+    for name in ("GIT_DIR", "GIT_INDEX_FILE"):  # as git sets them for its hooks, which may run the tests
+        monkeypatch.setenv(name, str(tmp_path / "elsewhere"))
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
 
     def git(*arguments):
-        who = "-c user.name=a -c user.email=a -c commit.gpgsign=false".split()
-        own = {name: value for name, value in os.environ.items() if name != "GIT_DIR"}
-        subprocess.run(["git", "-C", tmp_path, *who, *arguments], check=True, capture_output=True, env=own)
+        run_folder.git(tmp_path, *"-c user.name=a -c user.email=a -c commit.gpgsign=false".split(), *arguments)
 
     program = tmp_path / "vae" / "run_folder.py"
     program.parent.mkdir()
