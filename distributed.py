@@ -97,9 +97,9 @@ def from_chief(values):
 def agree(config):
     """UserError where this worker was started with other settings or images than the first one.
 
-    Other packages or another commit of this program get a line: two copies may well be the same without git.
+    Other packages or another form of this program get a line.
     """
-    software = {name: config[name] for name in ("versions", "git_commit")}
+    software = {name: config[name] for name in ("versions", "program_sha256")}
     settings = {name: value for name, value in config.items() if name not in FREE_TO_CHANGE - {"epochs"}}
     own = [np.int64(zlib.crc32(json.dumps(part, sort_keys=True).encode())) for part in (settings, software)]
     same_settings, same_software = (one == other for one, other in zip(from_chief(own), own, strict=True))
@@ -108,7 +108,7 @@ def agree(config):
             "--strategy multiworker: this worker's flags or images differ from the first one's; use the same"
         )
     if not same_software:
-        note("this worker's packages, or its commit of this program, are not the first one's: use the same")
+        note("this worker's packages, or its files of this program, are not the first one's: use the same")
 
 
 def start_together(rows, config, variables):

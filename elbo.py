@@ -31,7 +31,9 @@ def image_sums(pixels):
 
 @compiled(xla=True)  # one pass over memory, also between layers that are not compiled
 def bernoulli_log_prob(x, logits):
-    """log p(x) of Bernoulli pixels, nats, summed over each image; x in [0, 1] (grey values: their expectation).
+    """log p(x) of Bernoulli pixels, nats, summed over each image; x in [0, 1].
+
+    A grey level g counts as white with probability g: its term is the expected log-probability of such a pixel.
 
     From logits, because clipping a probability to 1 - 1e-8 is no clipping in float32.  x, logits: (B, H, W, C).
     As tf.nn.sigmoid_cross_entropy_with_logits, but the logarithm is a plain one, which is several times faster: of what
@@ -41,6 +43,7 @@ def bernoulli_log_prob(x, logits):
     @tf.custom_gradient
     def log_prob(logits):
         size = tf.abs(logits)
+        # max(l, 0) - x l + log(1 + exp(-|l|)), where max(l, 0) = (l + |l|) / 2
         value = -image_sums(tf.math.log(1 + tf.exp(-size)) + 0.5 * size + (0.5 - x) * logits)
         return value, lambda upstream: tf.reshape(upstream, (-1, 1, 1, 1)) * (x - tf.sigmoid(logits))
 
@@ -52,6 +55,11 @@ def gaussian_log_prob(x, mean, log_sigma):
     size = math.prod(x.shape[1:])
     squared_error = image_sums(tf.square(x - mean))
     return -0.5 * squared_error * tf.exp(-2 * log_sigma) - size * (log_sigma + 0.5 * math.log(2 * math.pi))
+
+
+def draw(mean, log_std, noise):
+    """z of q(z|x) from standard normal noise: the reparametrised sample.  All (B, z)."""
+    return mean + tf.exp(log_std) * noise
 
 
 def kl_to_standard_normal(mean, log_std):
@@ -76,7 +84,11 @@ def bounded_log_sigma(log_sigma):
 
 @dataclass(frozen=True)
 class Vae:
-    """Encoder (B, H, W, C) -> (B, 2z), decoder (B, z) -> (B, H, W, C) pixel parameters, scalar log sigma."""
+    """Encoder (B, H, W, C) -> (B, 2z), decoder (B, z) -> (B, H, W, C) pixel parameters, scalar log sigma.
+
+    A further variable belongs into `variables`, or it is not trained; into `state`, or --resume forgets it; and into
+    utils.copy_vae and evaluate.load_run.
+    """
 
     encoder: keras.Model
     decoder: keras.Model
@@ -118,5 +130,5 @@ class Vae:
     def elbo_terms(self, x, noise):
         """Reconstruction and KL terms, each (B,), nats: -ELBO = recon + kl, one sample of z.  noise: (B, z)."""
         mean, log_std = self.posterior(x)
-        recon = -self.log_prob(x, mean + tf.exp(log_std) * noise)
+        recon = -self.log_prob(x, draw(mean, log_std, noise))
         return recon, tf.reduce_sum(kl_to_standard_normal(mean, log_std), axis=-1)

@@ -67,6 +67,7 @@ class Trained:
     epoch: int
     data: Dataset
     vae: elbo.Vae
+    test_loss: float  # at the end of training
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -81,7 +82,7 @@ def load_run(folder, options):
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: cannot be written to, and evaluation.json has to go there; copy the run elsewhere")
     config = read_json(folder / "config.json", CONFIG)
-    metrics = read_json(folder / "metrics.json", {"epoch": (int,), "sigma": (float, type(None))})
+    metrics = read_json(folder / "metrics.json", {"epoch": (int,), "test_loss": (float,), "sigma": (float, type(None))})
     settings = argparse.Namespace(**config)
     settings.training_seed, settings.seed = config["seed"], options.seed
     settings.data_dir = options.data_dir or config["data_dir"]
@@ -96,7 +97,8 @@ def load_run(folder, options):
     decoder = load_half(folder / "decoder.keras", (settings.z,), data.image_shape)
     sigma = checked_sigma(metrics["sigma"], settings.likelihood, folder)
     log_sigma = tf.Variable(math.log(sigma), dtype=tf.float32)
-    return Trained(folder, settings, metrics["epoch"], data, elbo.Vae(encoder, decoder, log_sigma, settings.likelihood))
+    vae = elbo.Vae(encoder, decoder, log_sigma, settings.likelihood)
+    return Trained(folder, settings, metrics["epoch"], data, vae, metrics["test_loss"])
 
 
 @functools.lru_cache(maxsize=1)
@@ -165,6 +167,7 @@ def evaluate_run(run, options):
     *_, train_means, train_log_stds = utils.evaluate_images(call, run.data.train[train_rows], run.settings)
     mixture_codes = draw_from_mixture(run, train_means, train_log_stds)
     numbers = elbo_numbers(recon, kl, codes) | pixel_numbers(run, error, codes[0], ppca)
+    remark_on_loss(run, numbers["loss"])
     numbers |= likelihood_numbers(run, codes, options) | density_numbers(run, ppca)
     found, neighbours = feature_numbers(run, codes[0], mixture_codes, ppca)
     about = {name: getattr(run.settings, name) for name in ("dataset", "script", "z", "likelihood", "binarize")}
@@ -175,6 +178,16 @@ def evaluate_run(run, options):
     draw_mixture(run, mixture_codes)
     draw_attributes(run, codes[0], train_means, train_rows)
     return about | numbers | found
+
+
+def remark_on_loss(run, loss):
+    """A line where the test loss is another than at the end of training, with the same noise: elbo.py was edited."""
+    same_noise = run.settings.seed == run.settings.training_seed
+    if same_noise and not math.isclose(loss, run.test_loss, rel_tol=1e-3, abs_tol=0.1):
+        note(
+            f"{run.folder}: the test loss is {loss:.2f} here and was {run.test_loss:.2f} at the end of training; "
+            "was the program edited since?"
+        )
 
 
 def mean_of(values):
@@ -325,7 +338,7 @@ def draw_from_mixture(run, means, log_stds):
     means, log_stds: of q(z|x) of training images, each (N, z); the mixture is fitted to one draw from each.
     """
     key = pixels.random_key(run.settings.seed, pixels.SAMPLE, 2)
-    codes = means + np.exp(log_stds) * tf.random.stateless_normal(means.shape, key).numpy()
+    codes = elbo.draw(means, log_stds, tf.random.stateless_normal(means.shape, key)).numpy()
     count = int(np.clip(len(codes) // (CODES_PER_UNIT * run.settings.z), 1, MIXTURE))
     mixture = measures.fit_mixture(codes, count, run.settings.seed)
     return mixture.draw(SAMPLES, run.settings.seed).astype(np.float32)

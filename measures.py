@@ -40,7 +40,7 @@ def build_importance_call(vae, settings):
     @tf.function(jit_compile=settings.xla)  # with AutoGraph: a loop over as many samples as come
     def add_samples(x, mean, log_std, largest, scaled_sum, noise):
         for one in noise:
-            z = mean + tf.exp(log_std) * one
+            z = elbo.draw(mean, log_std, one)
             log_ratio = 0.5 * (tf.square(one) - tf.square(z)) + log_std  # log p(z) - log q(z|x) per unit
             log_weight = vae.log_prob(x, z) + tf.reduce_sum(log_ratio, axis=-1)
             highest = tf.maximum(largest, log_weight)
@@ -91,7 +91,7 @@ def build_dequantised_call(vae, settings):
     def dequantised_call(images, noisy, batch):
         mean, log_std = vae.posterior(pixels.to_pixels(images))
         noise = tf.random.stateless_normal(tf.shape(mean), pixels.random_key(settings.seed, pixels.EVALUATE, batch))
-        recon = -vae.log_prob(noisy, mean + tf.exp(log_std) * noise)
+        recon = -vae.log_prob(noisy, elbo.draw(mean, log_std, noise))
         return recon + tf.reduce_sum(elbo.kl_to_standard_normal(mean, log_std), axis=-1)
 
     return dequantised_call

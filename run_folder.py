@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import io
 import json
 import os
@@ -19,9 +20,8 @@ try:
 except ImportError:  # Windows: there, nobody watches
     fcntl = None
 
-FREE_TO_CHANGE = {  # on --resume
-    *("epochs", "resume", "data_dir", "out", "name", "strategy", "tensorboard", "versions", "git_commit", "command"),
-}
+FREE_TO_CHANGE = {"epochs", "resume", "data_dir", "out", "name", "strategy", "tensorboard"}  # on --resume
+FREE_TO_CHANGE |= {"versions", "program_sha256", "git_commit", "command"}
 
 
 def open_run(settings, data):
@@ -160,9 +160,19 @@ def run_config(settings, data):
         "test_images": len(data.test),
         "pixels_sha256": data.sha256,
         "versions": {"python": platform.python_version()} | versions,
+        "program_sha256": program_sha256(),
         "git_commit": git_commit(),
         "command": " ".join(sys.argv),
     }
+
+
+def program_sha256():
+    """SHA-256 of this program's own files, which an edit changes, committed or not."""
+    here = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    for path in sorted([*here.glob("*.py"), *here.glob("data/*.py")], key=lambda path: path.relative_to(here).parts):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def git_commit():
@@ -210,15 +220,13 @@ def check_same_run(folder, config):
 
 
 def remark_on_versions(folder, config):
-    """Say so where a run that goes on was begun with other packages, or with another commit of this program."""
+    """Say so where a run that goes on was begun with other packages, or before this program was edited."""
     if not (folder / "config.json").exists():
         return
     if kept(folder / "config.json", "versions") != config["versions"]:
         note(f"{folder} was begun with other versions of its packages: the rest may differ in the last digits")
-    commits = kept(folder / "config.json", "git_commit"), config["git_commit"]
-    if commits[0] != commits[1]:
-        begun, now = (f"commit {commit}" if commit else "an unknown commit" for commit in commits)
-        note(f"{folder} was begun with {begun} of this program, and goes on with {now}: the rest may differ")
+    if kept(folder / "config.json", "program_sha256") != config["program_sha256"]:
+        note(f"{folder} was begun before this program was edited: the rest may differ from what it would have been")
 
 
 def read_rows(path):
@@ -247,7 +255,7 @@ def load_network(path, way_out):
 def write_rows(path, rows):
     """Write metrics.csv whole."""
     text = io.StringIO()
-    table = csv.DictWriter(text, rows[0])
+    table = csv.DictWriter(text, rows[-1], extrasaction="ignore")  # those of a resumed run may have other columns
     table.writeheader()
     table.writerows(rows)
     replace_with(path, lambda partial: partial.write_text(text.getvalue(), newline=""))

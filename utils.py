@@ -56,10 +56,12 @@ def build_optimizer(settings, variables, steps):
     """
     rate = settings.learning_rate
     if settings.warmup_steps:
+        # A "decay" from 0 up to the rate
         rate = keras.optimizers.schedules.PolynomialDecay(0.0, settings.warmup_steps, settings.learning_rate)
     decay = settings.decay_per_epoch / (steps * settings.learning_rate)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=decay)
-    optimizer.exclude_from_weight_decay([variable for variable in variables if len(variable.shape) < 2])
+    spared = [variable for variable in variables if len(variable.shape) < 2 or "log_sigma" in variable.name]
+    optimizer.exclude_from_weight_decay(spared)
     optimizer.build(variables)
     return optimizer
 
@@ -116,6 +118,7 @@ def under_xla(settings):
 
 def batch_mean(terms, weights):
     """Mean over the batch of terms (B,); with weights (B,), a replica's share of the whole batch's mean."""
+    tf.debugging.assert_rank(terms, 1, "a number for each image")
     return tf.reduce_mean(terms) if weights is None else tf.reduce_sum(weights * terms)
 
 
@@ -138,7 +141,8 @@ def build_gradient_call(vae, settings):
             rows, weights = share
             x, noise = tf.gather(x, rows), tf.gather(noise, rows)
         with tf.GradientTape() as tape:
-            recon, kl = (batch_mean(terms, weights) for terms in vae.elbo_terms(x, noise))
+            recon, kl = vae.elbo_terms(x, noise)
+            recon, kl = batch_mean(recon, weights), batch_mean(kl, weights)
             loss = recon + beta * kl
         return tf.stack([recon, kl]), tape.gradient(loss, vae.variables)
 
@@ -272,7 +276,8 @@ def copy_vae(vae):
     twins = [keras.models.clone_model(model) for model in (vae.encoder, vae.decoder)]
     for twin, model in zip(twins, (vae.encoder, vae.decoder), strict=True):
         twin.set_weights(model.get_weights())
-    return Vae(*twins, tf.Variable(vae.log_sigma, name="average_log_sigma"), vae.likelihood)
+    log_sigma = tf.Variable(vae.log_sigma, name="average_log_sigma")
+    return replace(vae, encoder=twins[0], decoder=twins[1], log_sigma=log_sigma)
 
 
 def trained_and_averaged(vae, precision):
@@ -436,7 +441,10 @@ def train_epoch(run, train_call, epoch):
 
 
 def epoch_row(run, epoch, seconds, train_terms, test_terms, active_units):
-    """A row of metrics.csv; seconds: of the whole epoch and of its training; terms: (2,), as train_epoch returns."""
+    """A row of metrics.csv; seconds: of the whole epoch and of its training; terms: (2,), as train_epoch returns.
+
+    Python's numbers or None: JSON knows no NumPy ones, and run_folder.read_rows, which names the whole ones, no text.
+    """
     images = len(run.data.train)
     seen = images // run.settings.batch_size * run.settings.batch_size
     gaussian = run.settings.likelihood == "gaussian"

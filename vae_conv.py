@@ -16,7 +16,7 @@ import utils  # first: it keeps TensorFlow's start-up log off the terminal
 import keras
 from keras import layers
 
-# A flag overrides the constant of the same name. None: BY_DATASET, below, has the value.
+# A flag overrides the constant of the same name, and that, unless it is None, the row of BY_DATASET, below.
 # model
 Z = None  # latent dimensions
 FILTERS = (32, 64, 128)  # of the encoder's convolutions, each of which halves the sides; the decoder reverses them

@@ -14,10 +14,10 @@ import utils  # first: it keeps TensorFlow's start-up log off the terminal
 import keras
 from keras import layers
 
-# A flag overrides the constant of the same name. None: BY_DATASET, below, has the value.
+# A flag overrides the constant of the same name, and that, unless it is None, the row of BY_DATASET, below.
 # model
 Z = None  # latent dimensions
-HIDDEN = (500, 500, 500)  # units of the encoder's hidden layers; the decoder has them in reverse
+HIDDEN = (500, 500, 500)  # units of the encoder's layers; the decoder has them in reverse, residual where as wide
 ACTIVATION = "silu"
 LIKELIHOOD = "auto"  # bernoulli for digits and sets in MNIST's file names, else gaussian, with one calibrated sigma
 LOG_STD_BOUND = 8.0  # the posterior's log-std stays within +-8, smoothly, so its exponential stays finite

@@ -47,6 +47,13 @@ class Dataset:
     label_names: tuple
     sha256: str = ""  # of the training pixels followed by the test pixels
 
+    def __post_init__(self):
+        """UserError if a loader has made images of another kind, floats for one, which would be divided by 255 too."""
+        for images in (self.train, self.test):
+            if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+                kind = f"{images.dtype} {list(images.shape)}"
+                raise UserError(f"{self.name}: images are {kind}; they have to be uint8 (N, H, W, 1 or 3)")
+
     @property
     def image_shape(self):
         """(H, W, C)."""

@@ -452,6 +452,15 @@ def test_ten_thousand_images_are_not(cifar10, batches, monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    ("dtype", "shape"), [(np.float32, (5, 8, 8, 1)), (np.uint8, (5, 8, 8)), (np.uint8, (5, 3, 8, 8))]
+)
+def test_a_loader_of_ones_own_has_to_make_images(dtype, shape):
+    good, bad = np.zeros((5, 8, 8, 1), np.uint8), np.zeros(shape, dtype)
+    for parts in ((good, bad), (bad, good)):
+        refusal(lambda: datasets.Dataset("mine", *parts, None, None, ()), f"mine: images are {bad.dtype} {list(shape)}")  # noqa: B023
+
+
 def test_another_archive_than_the_published_one_is_remarked_on(batches, tmp_path, capsys):
     write_tar(tmp_path / "cifar10" / ARCHIVE, batches)
     load_dataset("cifar10", tmp_path)

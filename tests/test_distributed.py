@@ -170,9 +170,9 @@ def test_a_worker_with_other_flags_is_refused(flags):
     assert codes == [2, 2] and any("differ from the first one's" in error for error in errors)
 
 
-@pytest.mark.parametrize("other, line", [("git_commit", "commit of this program"), ("versions", "packages")])
+@pytest.mark.parametrize("other, line", [("program_sha256", "files of this program"), ("versions", "packages")])
 def test_a_worker_with_other_software_gets_a_line(other, line, monkeypatch, capsys):
-    config, sums = {"z": 2, "epochs": 1, "versions": {"numpy": "2.0"}, "git_commit": "a" * 40}, []
+    config, sums = {"z": 2, "epochs": 1, "versions": {"numpy": "2.0"}, "program_sha256": "a" * 64}, []
     monkeypatch.setattr(distributed, "from_chief", lambda own: sums.append(own) or sums[0])
     distributed.agree(config)
     assert capsys.readouterr().out == ""

@@ -206,7 +206,7 @@ def planted(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "SAMPLES", 40)
     settings = evaluate.argparse.Namespace(z=12, seed=0, script="fc", likelihood="gaussian", binarize="none", xla=False)
     vae = SimpleNamespace(pixel_means=lambda codes: tf.reshape(tf.cast(codes, tf.float32), (-1, 2, 2, 3)))
-    return evaluate.Trained(tmp_path, settings, 1, data, vae)
+    return evaluate.Trained(tmp_path, settings, 1, data, vae, 0.0)
 
 
 def as_images(codes):
@@ -350,6 +350,13 @@ def test_a_number_that_is_none_ends_the_evaluation(bad, quick, finished_run, tmp
     with pytest.raises(NonFiniteError, match=f"the {bad} of test image 18 is no number"), step_by_step():
         evaluate.main([str(folder)])
     assert not (folder / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(("seed", "loss", "told"), [(0, 100.0, False), (0, 101.0, True), (1, 101.0, False)])
+def test_another_loss_than_at_the_end_of_training_is_remarked_on(planted, seed, loss, told, capsys):
+    settings = evaluate.argparse.Namespace(**vars(planted.settings) | {"seed": seed, "training_seed": 0})
+    evaluate.remark_on_loss(evaluate.replace(planted, settings=settings, test_loss=100.05), loss)
+    assert ("was 100.05 at the end of training; was the program edited since?" in capsys.readouterr().out) == told
 
 
 def test_one_image(quick, tmp_path):

@@ -2,13 +2,16 @@
 
 import re
 import shlex
+from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT, run_script
 
 import console
 import vae_conv
 import vae_fc
+from data.datasets import load_dataset
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
@@ -58,6 +61,22 @@ def test_every_link_leads_somewhere(page):
     text = (ROOT / page).read_text()
     for target in re.findall(r"(?:\]\(|<img src=\")(?!https?:)([^)#\"]+)", text):
         assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_arrays_of_ones_own_are_read_as_they_were_written(tmp_path):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "data" / "README.md").read_text(), flags=re.DOTALL)[1]
+    exec(code, names := {"np": np, "Path": Path})
+    random = np.random.default_rng(0)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for split, count in (("train", 9), ("t10k", 4)):
+        written = {"images": random.integers(0, 256, (count, 20, 24), np.uint8), "labels": np.arange(count) % 3}
+        for kind, array in written.items():
+            names["write_idx"](folder / f"{split}-{kind}-idx{array.ndim}-ubyte", array)
+    data = load_dataset(str(folder), tmp_path)
+    assert data.image_shape == (20, 24, 1) and (len(data.train), len(data.test)) == (9, 4)
+    np.testing.assert_array_equal(data.test[..., 0], written["images"])
+    np.testing.assert_array_equal(data.test_labels, written["labels"])
 
 
 @pytest.mark.parametrize("script", [vae_fc, vae_conv])

@@ -129,6 +129,7 @@ def check_config(folder, script, shape):
     assert len(config["pixels_sha256"]) == 64 and config["train_images"] > config["test_images"] > 0
     assert {"python", "tensorflow", "keras", "numpy"} <= set(config["versions"])
     assert config["epochs"] == 2 and config["seed"] == 0 and "git_commit" in config and config["command"]
+    assert config["program_sha256"] == run_folder.program_sha256()
 
 
 def check_networks(folder, metrics, grids):
@@ -196,12 +197,37 @@ def test_a_kl_warmup_that_ends_after_the_run_is_remarked_on(quick, tmp_path, cap
         assert (f"--kl-warmup-epochs {epochs}: the KL's weight reaches" in capsys.readouterr().out) == told
 
 
-def test_another_commit_is_remarked_on_where_a_run_goes_on(quick, tmp_path, monkeypatch, capsys):
-    for epochs, commit, told in ((1, "a" * 40, False), (2, "a" * 40, False), (3, "b" * 40, True)):
-        monkeypatch.setattr(run_folder, "git_commit", lambda commit=commit: commit)
+def test_an_edited_program_is_remarked_on_where_a_run_goes_on(quick, tmp_path, monkeypatch, capsys):
+    for epochs, program, told in ((1, "a" * 64, False), (2, "a" * 64, False), (3, "b" * 64, True)):
+        monkeypatch.setattr(run_folder, "program_sha256", lambda program=program: program)
         train("fc", tmp_path, "--resume", "--epochs", epochs)
-        line = f"was begun with commit {'a' * 40} of this program, and goes on with commit {'b' * 40}"
-        assert (line in capsys.readouterr().out) == told
+        assert ("was begun before this program was edited" in capsys.readouterr().out) == told
+
+
+def test_the_program_is_all_of_its_files(tmp_path, monkeypatch):
+    sums = [run_folder.program_sha256()]
+    for name in ("run_folder.py", "elbo.py", "data/toy.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "run_folder.py"))
+    for name in ("notes.txt", "elbo.py", "data/toy.py"):
+        (tmp_path / name).write_text("edited")
+        sums.append(run_folder.program_sha256())
+    assert len(set(sums)) == 4, "each edit counts"
+
+
+def test_a_resumed_run_may_get_other_columns(quick, tmp_path, monkeypatch):
+    """A student's epoch_row has one more number, and one fewer."""
+    train("fc", tmp_path)
+    row = utils.epoch_row
+
+    def edited(*those):
+        return {name: value for name, value in row(*those).items() if name != "cost"} | {"seen": 7.5}
+
+    monkeypatch.setattr(utils, "epoch_row", edited)
+    train("fc", tmp_path, "--resume", "--epochs", 3)
+    rows = read(tmp_path / "fc_toy-digits_z2")
+    assert [line["seen"] for line in rows] == ["", "", "7.5"] and "cost" not in rows[0]
 
 
 def test_the_caller_s_settings_stay(quick, tmp_path):
