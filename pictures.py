@@ -132,16 +132,17 @@ def save_losses(path, rows, title):
 
     The axes fit what follows the first tenth of the epochs, whose fall would flatten everything else.
     """
+    weights = {"train": "train, weights as they move", "test": "test, averaged weights"}
     figure, axes = _figure(1, 3, (12, 3.6))
     epochs = [row["epoch"] for row in rows]
     marker = "." if len(rows) < 40 else None
     for ax, term, name in zip(axes, ("loss", "recon", "kl"), ("loss", "reconstruction", "KL"), strict=True):
         for split, style in (("train", "--"), ("test", "-")):
-            ax.plot(epochs, [row[f"{split}_{term}"] for row in rows], style, label=split, marker=marker)
+            ax.plot(epochs, [row[f"{split}_{term}"] for row in rows], style, label=weights[split], marker=marker)
         late = [row[f"{split}_{term}"] for row in rows[-(-len(rows) // 10) :] or rows for split in ("train", "test")]
         margin = 0.1 * (max(late) - min(late)) or 1
         ax.set_ylim(min(late) - margin, max(late) + margin)
-        ax.set(title=name, xlabel="epoch", ylabel="nats per image")
+        ax.set(title=name, xlabel="epoch (the first tenth may lie outside)", ylabel="nats per image")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.ticklabel_format(useOffset=False)
         ax.grid(alpha=0.3)
@@ -181,12 +182,13 @@ def _scatter_classes(ax, plane, labels, label_names):
 
     colours = colormaps["tab10" if len(label_names) <= 10 else "turbo"](np.linspace(0, 1, max(2, len(label_names))))
     dots = {"s": _dot_size(len(plane)), "linewidths": 0, "alpha": 0.7}
+    order = np.random.default_rng(0).permutation(len(plane))  # class by class, the last would cover the others
+    ax.scatter(*plane[order].T, color=colours[labels[order]], **dots)
     if len(label_names) > MOST_IN_LEGEND:
-        ax.scatter(*plane.T, color=colours[labels], **dots)  # at once: a thousand calls would take longer than an epoch
         return
     for value, name in enumerate(label_names):
         label = f" {name}" if name.startswith("_") else name  # or Matplotlib would leave it out
-        ax.scatter(*plane[labels == value].T, color=colours[value], label=_legible(label), **dots)
+        ax.scatter([], [], color=colours[value], label=_legible(label), **dots)
     place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "ncols": -(-len(label_names) // 25)}
     ax.legend(markerscale=3, frameon=False, **place)
 

@@ -595,7 +595,8 @@ def draw_pictures(run, means):
     if settings.z == 2:
         images = run.average.pixel_means(pictures.manifold_codes(20)).numpy()
         caption = f"{title}: decoder over the Gaussian quantile grid, z1 to the right, z2 upwards"
-        pictures.save_grid(folder / "manifold.png", images, 20, caption)
+        steps = [f"{step:+.2f}" for step in pictures.gaussian_quantiles(20)]
+        pictures.save_grid(folder / "manifold.png", images, 20, caption, steps[::-1], steps)
     if run.board:
         run.board.pictures([folder / name for name in PICTURES], epoch)
 
