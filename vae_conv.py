@@ -24,7 +24,7 @@ HIDDEN = 512  # units of the dense layer between convolutions and latents
 FULL_SIZE_FILTERS = 16  # of digits' maps of full size, behind the last convolution: 0.7 nats on MNIST, 7 % of the speed
 KERNEL = 4  # pixels a side; a multiple of the stride 2, so that transposed convolutions leave no checkerboard
 ACTIVATION = "leaky_relu"  # cheaper than SiLU in graph mode, and 500 nats better on toy faces (plain decoder)
-LIKELIHOOD = "auto"  # bernoulli for digits and sets in MNIST's file names, else gaussian, with one calibrated sigma
+LIKELIHOOD = "auto"  # bernoulli for digits and sets in MNIST's file names, else gaussian, with one sigma, learned
 LOG_STD_BOUND = 8.0  # the posterior's log-std stays within +-8, smoothly, so its exponential stays finite
 LOG_STD_START = -2.0  # a posterior that starts narrow lets the decoder see its latents: no collapse at z = 100
 

@@ -19,7 +19,7 @@ from keras import layers
 Z = None  # latent dimensions
 HIDDEN = (500, 500, 500)  # units of the encoder's layers; the decoder has them in reverse, residual where as wide
 ACTIVATION = "silu"
-LIKELIHOOD = "auto"  # bernoulli for digits and sets in MNIST's file names, else gaussian, with one calibrated sigma
+LIKELIHOOD = "auto"  # bernoulli for digits and sets in MNIST's file names, else gaussian, with one sigma, learned
 LOG_STD_BOUND = 8.0  # the posterior's log-std stays within +-8, smoothly, so its exponential stays finite
 LOG_STD_START = -2.0  # a posterior that starts narrow lets the decoder see its latents: no collapse at z = 100
 
