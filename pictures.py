@@ -133,7 +133,7 @@ def save_losses(path, rows, title):
     The axes fit what follows the first tenth of the epochs, whose fall would flatten everything else.
     """
     weights = {"train": "train, weights as they move", "test": "test, averaged weights"}
-    figure, axes = _figure(1, 3, (12, 3.6))
+    figure, axes = _figure(1, 3, (12, 3.9))
     epochs = [row["epoch"] for row in rows]
     marker = "." if len(rows) < 40 else None
     for ax, term, name in zip(axes, ("loss", "recon", "kl"), ("loss", "reconstruction", "KL"), strict=True):
@@ -146,7 +146,7 @@ def save_losses(path, rows, title):
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.ticklabel_format(useOffset=False)
         ax.grid(alpha=0.3)
-        ax.legend()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)  # off the curves
     _save(figure, path, title)
 
 
