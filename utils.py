@@ -369,8 +369,9 @@ def build_vae(encoder, decoder, data, settings):
 
 def start_run(encoder, decoder, data, settings, folder):
     """The Run, new or as its checkpoint has it; writes config.json and says what is about to be trained."""
+    config = run_config(settings, data)
     if folder and not (folder / "config.json").exists():
-        write_json(folder / "config.json", run_config(settings, data))
+        write_json(folder / "config.json", config)
     vae, average = build_vae(encoder, decoder, data, settings)
     optimizer = build_optimizer(settings, vae.variables, len(data.train) // settings.batch_size)
     checkpoint = tf.train.Checkpoint(vae=vae.state, average=average.state, optimizer=optimizer.variables)
@@ -378,11 +379,11 @@ def start_run(encoder, decoder, data, settings, folder):
     checkpoints = open_checkpoints(checkpoint, folder / "checkpoint") if folder else None
     rows = restore(checkpoints, folder) if folder else []
     if folder:
-        write_json(folder / "config.json", run_config(settings, data))  # not before a resume could be refused
+        write_json(folder / "config.json", config)  # not before a resume could be refused
     board = Board(folder) if settings.tensorboard and folder else None
     with lost_workers():
         variables = [*vae.state, *average.state, *optimizer.variables]
-        rows = start_together(rows, run_config(settings, data), variables)
+        rows = start_together(rows, config, variables)
     run = Run(settings, data, folder, vae, average, optimizer, checkpoints, rows, board)
     note(
         f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, "
