@@ -5,6 +5,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -22,6 +23,7 @@ except ImportError:  # Windows: there, nobody watches
 
 FREE_TO_CHANGE = {"epochs", "resume", "data_dir", "out", "name", "strategy", "tensorboard"}  # on --resume
 FREE_TO_CHANGE |= {"versions", "program_sha256", "git_commit", "command"}
+NEEDED = ("seconds", *(f"{split}_{term}" for split in ("train", "test") for term in ("loss", "recon", "kl")))
 
 
 def open_run(settings, data):
@@ -170,7 +172,8 @@ def program_sha256():
     """SHA-256 of this program's own files, which an edit changes, committed or not."""
     here = Path(__file__).resolve().parent
     digest = hashlib.sha256()
-    for path in sorted([*here.glob("*.py"), *here.glob("data/*.py")], key=lambda path: path.relative_to(here).parts):
+    sources = [*here.glob("[!.]*.py"), *here.glob("data/[!.]*.py")]  # not an editor's lock beside an open file
+    for path in sorted(sources, key=lambda path: path.relative_to(here).parts):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -234,12 +237,19 @@ def read_rows(path):
     whole = {"epoch", "active_units"}
     try:
         with path.open(newline="") as file:
-            return [
+            rows = [
                 {name: None if text == "" else (int if name in whole else float)(text) for name, text in row.items()}
                 for row in csv.DictReader(file)
             ]
     except (FileNotFoundError, ValueError, TypeError, csv.Error):
         return []
+    return rows if all(is_row_of(epoch, row) for epoch, row in enumerate(rows, 1)) else []
+
+
+def is_row_of(epoch, row):
+    """Whether a row is that epoch's, with the finite numbers that curves and sums are made of."""
+    numbers = [row.get(name) for name in NEEDED]
+    return row.get("epoch") == epoch and all(isinstance(x, float) and math.isfinite(x) for x in numbers)
 
 
 def load_network(path, way_out):

@@ -512,8 +512,9 @@ def save_checkpoint(checkpoints, epoch):
         checkpoints.save(epoch)
     except tf.errors.OpError as error:
         why = error.message.split("[Op")[0].split("; ")[-1].strip()  # without the names of TensorFlow's operations
-        place = checkpoints.directory
-        raise UserError(f"{place}: cannot be written ({why}); free some disk space, then --resume") from None
+        full = isinstance(error, tf.errors.ResourceExhaustedError)
+        way_out = f"{'free some disk space' if full else 'check its permissions'}, then --resume"
+        raise UserError(f"{checkpoints.directory}: cannot be written ({why}); {way_out}") from None
 
 
 # What TensorFlow raises at damaged checkpoints: errors of its own and of Python's.
@@ -565,7 +566,7 @@ def restore(checkpoints, folder):
     rows = read_rows(folder / "metrics.csv")[:done] if done else []
     if len(rows) < done:
         path = folder / "metrics.csv"
-        raise UserError(f"{path}: has {len(rows)} epochs, the checkpoint {done}; start a new run with --name")
+        raise UserError(f"{path}: {len(rows)} of {done} epochs can be read; start a new run with --name")
     return rows
 
 

@@ -2,9 +2,9 @@
 
 import gzip
 import hashlib
+import io
 import itertools
 import math
-import os
 import struct
 import tarfile
 import tokenize
@@ -17,8 +17,8 @@ import numpy as np
 
 from console import UserError, note, reason
 from data import toy
-from data.cache import checksum, open_cache, save_array
-from data.download import PUBLISHED, download
+from data.cache import open_cache, save_array
+from data.download import download, remark_on_content
 from data.folders import plain_name
 from data.image_files import UNREADABLE, load_celeba, load_folder
 from data.layouts import SPLITS, by_file_name, check_end, find_idx, first_of, idx_folder, idx_name
@@ -195,12 +195,10 @@ def check_labels(path, images, labels, classes, way_out):
 
 def published(path, toy_set):
     """The path of a published file: downloaded if missing, with a line about it if it is not what was published."""
-    if not path.exists():
+    if path.exists():
+        remark_on_content(path)
+    else:
         download(path, toy_set)
-    elif path.name in PUBLISHED and path.is_file() and os.access(path, os.R_OK):  # else the reader has a message
-        known = PUBLISHED[path.name]
-        if checksum(path, known.algorithm) != known.checksum:
-            note(f"{path}: not byte for byte the published file; used as it is")
     return path
 
 
@@ -293,31 +291,31 @@ def load_cifar10(data_dir):
         raise UserError(f"{source}: {uneven}; {cifar_help(source)}")
     if set(counts) != {10_000}:
         note(f"{source}: {counts[0]:,} images in a training file and {counts[-1]:,} in the test file, not 10,000")
+    elif hashlib.sha256(b"".join(labels.tobytes() for _, labels in batches)).hexdigest() != CIFAR_LABELS:
+        note(f"{source}: its labels are not CIFAR-10's; were files of it exchanged?")
     train = [np.concatenate(parts) for parts in zip(*batches[:-1], strict=True)]
     test = batches[-1]
     return Dataset("cifar10", train[0], test[0], train[1], test[1], CLASSES)
 
 
 PYTHON_ARCHIVES = ("cifar-10-python.tar.gz", "cifar-10-batches-py.tar.gz")  # as published, as Keras calls it
+CIFAR_LABELS = "3edb456524d5918aefded81f5aef7c32efab2a788211df998a4eb0c8957baa1f"  # SHA-256, test images last
 CIFAR_SOURCES = ("cifar-10-batches-bin", "cifar-10-binary.tar.gz", "cifar-10-batches-py", *PYTHON_ARCHIVES)
 
 
 def read_batches(source):
     """Images (N, 32, 32, 3) and labels (N,) of the six files in their order; downloads the archive if it is missing."""
     way_out = cifar_help(source)
+    python = source.name in ("cifar-10-batches-py", *PYTHON_ARCHIVES)
     names = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
-    if source.name in ("cifar-10-batches-py", *PYTHON_ARCHIVES):
-        folder = ((name, read_file(source / name, way_out)) for name in names)
-        for name, content in read_members(source, names, way_out) if source.name in PYTHON_ARCHIVES else folder:
-            yield check_records(read_batch(content, source / name, way_out), source / name, way_out)
-        return
-    names = [f"{name}.bin" for name in names]
-    if source.name == "cifar-10-batches-bin":
+    names = names if python else [f"{name}.bin" for name in names]
+    if source.name in ("cifar-10-batches-bin", "cifar-10-batches-py"):
         files = ((name, read_file(source / name, way_out)) for name in names)
     else:
         files = read_members(published(source, "toy-faces"), names, way_out)
     for name, content in files:
-        yield decode_records(content, source / name, way_out)
+        records = (read_batch if python else as_records)(content, source / name, way_out)
+        yield check_records(records, source / name, way_out)
 
 
 def cifar_help(source):
@@ -327,6 +325,7 @@ def cifar_help(source):
 
 def read_file(path, way_out):
     """Content of a file of CIFAR-10's."""
+    remark_on_content(path)
     try:
         check_end(path)
         if path.stat().st_size > MOST_IMAGES // 100 * RECORD:
@@ -340,10 +339,10 @@ def read_members(archive, names, way_out):
     """Name and content of files in the archive, wherever in it they lie; nothing is unpacked onto the disk."""
     try:
         check_end(archive)
-        with tarfile.open(archive, "r:gz") as tar:
+        with BoundedGzip(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             members = (member for member in tar if is_batch(member, names))
             found = by_file_name((member.name, tar.extractfile(member).read()) for member in members)
-            while tar.fileobj.read(1_000_000):  # to the end, where gzip has its checksum
+            while file.read(1_000_000):  # to the end, where gzip has its checksum
                 pass
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
         raise UserError(f"{archive}: cannot be read ({reason(error)}); {way_out}") from None
@@ -353,6 +352,29 @@ def read_members(archive, names, way_out):
         yield name, found[name]
 
 
+class BoundedGzip(gzip.GzipFile):
+    """A gzipped file of which nobody reads more than it may hold, wherever a header in it would lead."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.most = most_bytes(path.stat().st_size)
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        """To a place that it may have; EOFError beyond."""
+        self.check(offset)
+        return super().seek(offset, whence)
+
+    def read(self, size=-1):
+        """So many bytes; EOFError where these are more than it may hold."""
+        self.check(self.tell() + size)
+        return super().read(size)
+
+    def check(self, end):
+        """EOFError if that is beyond."""
+        if end > self.most:
+            raise EOFError(f"more than {self.most:,} bytes in it")
+
+
 def is_batch(member, names):
     """Whether a member of the archive is one of the files, and of a size that such a file can have."""
     if member.size < 0:  # it leads back, and older Pythons' tarfile would go round for ever (CVE-2025-8194)
@@ -360,11 +382,11 @@ def is_batch(member, names):
     return member.isfile() and Path(member.name).name in names and member.size <= MOST_IMAGES // 100 * RECORD
 
 
-def decode_records(content, path, way_out):
-    """Images (N, 32, 32, 3) and labels (N,) of a binary batch."""
+def as_records(content, path, way_out):
+    """Records (N, RECORD) of a binary batch."""
     if not content or len(content) % RECORD:
         raise UserError(f"{path}: {len(content):,} bytes are no whole number of {RECORD}-byte images; {way_out}")
-    return check_records(np.frombuffer(content, np.uint8).reshape(-1, RECORD), path, way_out)
+    return np.frombuffer(content, np.uint8).reshape(-1, RECORD)
 
 
 def check_records(records, path, way_out):

@@ -11,8 +11,8 @@ from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 from urllib.error import ContentTooShortError, HTTPError, URLError
 
-from console import UserError, note, one_line, wipe_line
-from data.cache import partial_folder
+from console import UserError, name_file, note, one_line, wipe_line
+from data.cache import checksum, partial_folder
 
 TIMEOUT_SECONDS = 30  # of silence, after which a server counts as stalled
 
@@ -50,6 +50,32 @@ PUBLISHED = {name: _mnist(name, md5) for name, md5 in _MNIST_MD5.items()} | {
     ),
 }
 
+UNPACKED = {  # MD5 of published files that lie on disks with no archive around them, whose checksums would guard them
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+    "list_attr_celeba.txt": "75e246fa4810816ffd6ee81facbd244c",
+    "list_eval_partition.txt": "d32c9cbf5e040fd4025c592c306e6668",
+}
+
+
+def remark_on_content(path):
+    """A line about a file that is not what was published under its name, where that is known."""
+    name = path.name.replace(".idx", "-idx")  # as Kaggle writes it
+    published = PUBLISHED.get(name) or Published((), "md5", UNPACKED.get(name, ""))
+    try:
+        if published.checksum and path.is_file() and checksum(path, published.algorithm) != published.checksum:
+            note(one_line(f"{path}: not byte for byte the published file; used as it is"))
+    except OSError:
+        return  # what reads it next has a message
+
 
 def download(path: Path, toy: str) -> None:
     """Fetch the published file of that name to `path`, whole and checked, or leave `path` as it was.
@@ -78,11 +104,13 @@ def _fetch(url, published, path):
     with partial_folder(path.parent.absolute()) as folder:
         try:
             with _socket_timeout(TIMEOUT_SECONDS), _bar_on_terminals_only(url):
-                checksum = {"file_hash": published.checksum, "hash_algorithm": published.algorithm}
-                whole = get_file(path.name, url, cache_dir=folder, cache_subdir="", **checksum)
+                expected = {"file_hash": published.checksum, "hash_algorithm": published.algorithm}
+                whole = get_file(path.name, url, cache_dir=folder, cache_subdir="", **expected)
         except Exception as error:
             reason = _network_reason(error)
             if not reason:
+                if isinstance(error, OSError):
+                    name_file(error, path)  # as one of a full disk does not
                 raise
             return " ".join(reason.split())
         Path(whole).replace(path)

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from console import UserError, note, one_line, progress, reason
 from data.cache import open_cache, save_array
-from data.download import download
+from data.download import download, remark_on_content
 from data.folders import arrange, images_in, plain_name, plain_text, split_by_name, states_of
 from data.layouts import by_file_name, check_end, first_of
 
@@ -256,6 +256,8 @@ def load_celeba(data_dir, size, limit):
         find_list(folder, "Anno", "list_attr_celeba"),
         find_list(folder, "Eval", "list_eval_partition"),
     )
+    for path in (attributes, partition):
+        remark_on_content(path)
     train, test = split_celeba(source, names, partition)
     limit = limit_of(limit, max(train, test, key=len))
     splits = [train[:limit], test[:limit]]
@@ -265,7 +267,7 @@ def load_celeba(data_dir, size, limit):
     def central_face(image):
         if image.size != ALIGNED:
             raise ValueError(f"{image.size[0]}x{image.size[1]} pixels, not 178x218")
-        return np.asarray(image.crop(FACE).convert("RGB").resize((size, size), Image.Resampling.BICUBIC))
+        return np.asarray(as_rgb(image).crop(FACE).resize((size, size), Image.Resampling.BICUBIC))
 
     def decode(name):
         return read_image(lambda: read(name), source / name, central_face)

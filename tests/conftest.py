@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +32,7 @@ import tensorflow as tf
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"toy-digits": (300, 60), "toy-faces": (150, 40)}
+NOBODY = 65534  # a user without rights
 TIMES = {"seconds", "images_per_second", "total_seconds"}
 
 
@@ -69,6 +71,23 @@ def refusal(load, *parts):
     for part in parts:
         assert str(part) in message
     return message
+
+
+@contextlib.contextmanager
+def as_nobody(*folders):
+    """As a user who may do to the files in these folders of tests what their modes say, even if root runs the tests."""
+    if os.geteuid():
+        yield
+        return
+    shared = Path(tempfile.gettempdir())
+    for place in {place for folder in folders for place in (folder, *folder.parents)}:
+        if shared in place.parents:
+            place.chmod(place.stat().st_mode | 0o055)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def use_few_images(patch, data_dir):

@@ -12,6 +12,7 @@ import shutil
 import zlib
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,9 +170,8 @@ def outside_of_cache(folder):
 
 
 def names(path, text):
-    """Whether the text names the file, or the folder of files that belong together."""
-    parts = [part for part in path.split("/")[-2:] if part not in ("mnist", "celeba", "cifar10")]
-    return any(part.split(".")[0] in text for part in parts)
+    """Whether the text names the file, or begins with the folder of files that belong together."""
+    return f"/{path}" in text or any(f"/{folder}: " in text for folder in Path(path).parents)
 
 
 def outcome(folder, layout, good, path, capsys, usual, unguarded=()):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import refusal
+from conftest import as_nobody, refusal
 
 from data import datasets, toy
 from data.datasets import load_dataset
@@ -178,16 +178,11 @@ def test_a_folder_in_place_of_a_file(mnist, tmp_path, name):
     refusal(lambda: load_mnist(tmp_path), f"{path}: cannot be read (Is a directory)")
 
 
-def forbid_reading(path):
-    path.chmod(0)
-    if os.access(path, os.R_OK):
-        pytest.skip("this user may read everything")
-
-
 def test_a_file_that_may_not_be_read(mnist, tmp_path):
     path = tmp_path / "mnist" / MNIST["train"][0]
-    forbid_reading(path)
-    refusal(lambda: load_mnist(tmp_path), f"{path}: cannot be read (Permission denied)")
+    path.chmod(0)
+    with as_nobody(tmp_path):
+        refusal(lambda: load_mnist(tmp_path), f"{path}: cannot be read (Permission denied)")
 
 
 def test_only_missing_files_are_downloaded(mnist, tmp_path, monkeypatch, capsys):
@@ -207,7 +202,7 @@ def publish(monkeypatch, *paths):
     for path in paths:
         algorithm = PUBLISHED[path.name].algorithm
         table[path.name] = Published((), algorithm, hashlib.new(algorithm, path.read_bytes()).hexdigest())
-    monkeypatch.setattr(datasets, "PUBLISHED", PUBLISHED | table)
+    monkeypatch.setattr("data.download.PUBLISHED", PUBLISHED | table)
 
 
 def test_other_files_than_the_published_ones_are_used_and_remarked_on(mnist, tmp_path, monkeypatch, capsys):
@@ -330,11 +325,12 @@ def test_a_folder_in_place_of_a_batch_or_the_archive(batches, tmp_path, name):
     refusal(lambda: load_dataset("cifar10", tmp_path), f"{tmp_path / 'cifar10' / name}: cannot be read (Is a dir")
 
 
-def test_a_batch_or_archive_that_may_not_be_read(cifar10, batches):
+def test_a_batch_or_archive_that_may_not_be_read(cifar10, batches, tmp_path):
     load, path = cifar10(batches)
     path = path / BATCHES[0] if path.is_dir() else path
-    forbid_reading(path)
-    refusal(load, f"{path}: cannot be read (Permission denied)")
+    path.chmod(0)
+    with as_nobody(tmp_path):
+        refusal(load, f"{path}: cannot be read (Permission denied)")
 
 
 @pytest.mark.parametrize(
@@ -414,6 +410,34 @@ def test_a_link_is_no_batch(batches, tmp_path, kind):
     refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: {BATCHES[0]} is not in it")
 
 
+def inflated(files, size):
+    """Tar archives of the files with so many zeros in a further member, behind the end, and in a header."""
+    member = tarfile.TarInfo("zeros")
+    member.size = size
+    with io.BytesIO() as packed, tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, content in files.items():
+            batch = tarfile.TarInfo(name)
+            batch.size = len(content)
+            tar.addfile(batch, io.BytesIO(content))
+        whole = packed.getvalue()
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, size
+    yield member.tobuf() + bytes(size) + whole + bytes(1024)
+    yield whole + bytes(size + 1024)
+    yield header.tobuf() + bytes(size) + whole + bytes(1024)
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_an_archive_that_unpacks_without_end_is_refused_before(place, batches, tmp_path, monkeypatch):
+    path = tmp_path / "cifar10" / ARCHIVE
+    content = list(inflated(batches, 512 * 60_000))[place]
+    path.write_bytes(gzip.compress(content, 9))
+    if place < 2:  # such a header would be damaged anyway
+        load_dataset("cifar10", tmp_path)
+    monkeypatch.setattr(datasets, "MOST_OF_SMALL", 10_000_000)
+    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: cannot be read (more than ", "bytes in it")
+
+
 class Bomb:
     """Pickled, it makes a folder when it is unpickled."""
 
@@ -443,13 +467,19 @@ def test_another_number_of_images_is_remarked_on(cifar10, batches, monkeypatch, 
 
 
 def test_ten_thousand_images_are_not(cifar10, batches, monkeypatch, capsys):
+    """But files in each other's place are, whose labels come in another order."""
     load, path = cifar10(batches)
     if path.is_file():
         publish(monkeypatch, path)
-    whole = np.zeros((10_000, 1, 1, 3), np.uint8), np.zeros(10_000, np.uint8)
-    monkeypatch.setattr(datasets, "decode_records", lambda *_: whole)
+    parts = {path / name: np.full(10_000, number, np.uint8) for number, name in enumerate(BATCHES)}
+    images = np.zeros((10_000, 1, 1, 3), np.uint8)
+    monkeypatch.setattr(datasets, "check_records", lambda records, path, way_out: (images, parts[path]))
+    monkeypatch.setattr(datasets, "CIFAR_LABELS", hashlib.sha256(b"".join(parts.values())).hexdigest())
     load()
     assert capsys.readouterr().out == ""
+    parts[path / BATCHES[-1]] = parts[path / BATCHES[0]]
+    load()
+    assert capsys.readouterr().out == f"{path}: its labels are not CIFAR-10's; were files of it exchanged?\n"
 
 
 @pytest.mark.parametrize(

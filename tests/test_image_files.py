@@ -17,6 +17,7 @@ from PIL import EpsImagePlugin, Image
 from console import UserError
 from data import cache, folders, image_files
 from data.datasets import load_dataset
+from data.download import UNPACKED
 
 COUNT = 12
 NAMES = [f"{number:06}.jpg" for number in range(1, COUNT + 1)]
@@ -27,6 +28,13 @@ TRAIN, UNUSED, TEST = (7, 0, 1, 11, 5, 2), (3, 8), (9, 4, 10, 6)  # numbers of f
 
 
 pytestmark = pytest.mark.usefixtures("no_network")
+
+
+@pytest.fixture(autouse=True)
+def lists_of_nobody(monkeypatch):
+    """CelebA's lists count as any others do, so no line says that those of these tests are other ones."""
+    known = {name: checksum for name, checksum in UNPACKED.items() if "list_" not in name}
+    monkeypatch.setattr("data.download.UNPACKED", known)
 
 
 @pytest.fixture(autouse=True)
@@ -258,6 +266,18 @@ def test_without_a_usable_partition(celeba, capsys, text, line):
     assert capsys.readouterr().out == line.format(path) + rule + "\n" + few
 
 
+def test_lists_that_are_not_the_published_ones(celeba, capsys, monkeypatch):
+    monkeypatch.setattr("data.download.UNPACKED", UNPACKED)
+    load_celeba(celeba)
+    paths = [celeba / f"list_{name}.txt" for name in ("attr_celeba", "eval_partition")]
+    expected = [f"{path}: not byte for byte the published file; used as it is" for path in paths]
+    assert capsys.readouterr().out.splitlines() == expected
+    digests = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in paths}
+    monkeypatch.setattr("data.download.UNPACKED", UNPACKED | digests)
+    load_celeba(celeba)
+    assert capsys.readouterr().out == ""
+
+
 def test_absent_faces(celeba, capsys):
     for number in (TRAIN[0], TEST[1]):
         (celeba / "img_align_celeba" / NAMES[number]).unlink()
@@ -420,6 +440,30 @@ def test_two_faces_of_one_name_in_an_archive(tmp_path):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("../elsewhere/" + NAMES[3], FACES[NAMES[4]])
     refusal(lambda: load_celeba(path.parent), f"{path}: cannot be read (two files {NAMES[3]} in it)")
+
+
+def test_members_that_are_no_faces_are_left_out(tmp_path, capsys):
+    """Too large to be one, or a link; and wherever a path leads, nothing is unpacked."""
+    (tmp_path / "data").mkdir()
+    path = write_images(tmp_path / "data" / "celeba", dict(list(FACES.items())[:9]), "")
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(NAMES[9], bytes(10_000_000))
+        archive.writestr("../../outside/" + NAMES[10], FACES[NAMES[10]])
+        archive.writestr("/" + NAMES[11], FACES[NAMES[11]])
+    (path.parent / "list_eval_partition.txt").write_text(partition_text())
+    data = load_celeba(path.parent)
+    assert len(data.train) + len(data.test) == len(TRAIN) + len(TEST) - 1
+    assert f"{path}: lacks 1 of the 12 images" in capsys.readouterr().out
+    assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_link_in_an_archive_is_no_face(tmp_path):
+    path = write_images(tmp_path / "celeba", FACES, "")
+    link = zipfile.ZipInfo(NAMES[0][:-4] + "0.jpg")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(link, "/etc/passwd")
+    refusal(lambda: load_celeba(path.parent), f"{path / link.filename}: cannot be read (no PNG, JPEG")
 
 
 # The cache ------------------------------------------------------------------------------------------------------
@@ -679,6 +723,23 @@ def test_images_of_every_mode(tmp_path, mode):
     image, name, colour, tolerance = MODES[mode]
     found = load_one(tmp_path, image, name, **{"transparency": image.info["transparency"]} if image.info else {})
     assert np.abs(found - colour).max() <= tolerance
+
+
+DEEP = {"16 bits": (40_000, np.uint16, 155), "in 32": (40_000, np.int32, 155), "8 bits": (99, np.uint8, 99)}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_faces_of_other_modes(kind, celeba):
+    """Which CelebA has not, but somebody's own set in its layout may."""
+    value, dtype, grey = DEEP[kind]
+    Image.fromarray(np.full((218, 178), value, dtype)).save(celeba / "img_align_celeba" / NAMES[TRAIN[0]], "TIFF")
+    assert (load_celeba(celeba).train[0] == grey).all()
+
+
+def test_faces_of_floating_point_pixels_are_refused(celeba):
+    path = celeba / "img_align_celeba" / NAMES[TRAIN[0]]
+    Image.fromarray(np.full((218, 178), 0.5, np.float32)).save(path, "TIFF")
+    refusal(lambda: load_celeba(celeba), f"{path}: cannot be read (", "floating-point")
 
 
 def test_floating_point_images_are_refused(tmp_path):
