@@ -560,9 +560,43 @@ def test_fewer_images_than_a_batch(quick, tmp_path, capsys, monkeypatch):
     assert set(shapes) == {(1, 3, 28, 28, 1)}, "a call holds no copies of the images that it does not need"
 
 
-def test_fewer_photographs_than_latents(quick, tmp_path, capsys):
-    metrics = train("fc", tmp_path, "--dataset", "toy-faces", "--limit", 3)
-    assert np.isfinite(metrics["test_loss"]) and "--z 32: holds all that is in" in capsys.readouterr().out
+@pytest.mark.parametrize(("script", "z"), [("fc", 32), ("conv", 64)])
+def test_fewer_photographs_than_latents(script, z, quick, tmp_path, capsys):
+    metrics = train(script, tmp_path, "--dataset", "toy-faces", "--limit", 3)
+    assert np.isfinite(metrics["test_loss"]) and f"--z {z}: holds all that is in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["fc", "conv"])
+def test_a_folder_of_two_images(script, quick, image_folder, tmp_path):
+    for path in sorted(image_folder.iterdir())[2:]:
+        path.unlink()
+    metrics = train(script, tmp_path, "--dataset", image_folder, "--image-size", 32, "--data-dir", tmp_path)
+    assert np.isfinite(metrics["test_loss"])
+
+
+RACE = """
+import sys
+from pathlib import Path
+import run_folder
+print(*[run_folder.make_folder(Path(sys.argv[1]), 1) for _ in range(50)], sep="\\n")
+"""
+
+
+def test_runs_of_one_name_begun_at_once_get_a_folder_each(tmp_path):
+    command = [sys.executable, "-c", RACE, str(tmp_path / "run")]
+    racers = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    made = [line for racer in racers for line in racer.communicate()[0].splitlines()]
+    assert len(made) == len(set(made)) == 200 == len(list(tmp_path.iterdir()))
+
+
+@pytest.mark.slow
+def test_two_runs_of_one_name_begun_at_once(image_folder, tmp_path):
+    flags = ["--dataset", image_folder, "--image-size", 32, "--batch-size", 10, "--z", 2, "--epochs", 2]
+    flags += ["--data-dir", tmp_path, "--out", tmp_path / "out", "--name", "run"]
+    with python_beside(ROOT / "vae_fc.py", *flags) as one, python_beside(ROOT / "vae_fc.py", *flags) as other:
+        assert [process.wait() for process in (one, other)] == [0, 0]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"run", "run-2"}
+    assert same_weights(tmp_path / "out" / "run", tmp_path / "out" / "run-2")
 
 
 def test_losses_that_leave_the_numbers_stop_the_run(quick, tmp_path):
