@@ -299,8 +299,8 @@ def find_faces(folder):
 
 def find_list(folder, published_in, name):
     """One of CelebA's lists: the published .txt, or Kaggle's .csv; where it should lie, if it is not there."""
-    places = (folder, folder / published_in)
-    return first_of(place / f"{name}{end}" for end in (".txt", ".csv") for place in places) or folder / f"{name}.txt"
+    paths = [place / f"{name}{end}" for end in (".txt", ".csv") for place in (folder, folder / published_in)]
+    return first_of(paths) or next((path for path in paths if path.is_symlink()), paths[0])  # a link to nowhere
 
 
 def file_state(path):
