@@ -560,6 +560,10 @@ def test_fewer_images_than_a_batch(quick, tmp_path, capsys, monkeypatch):
     assert set(shapes) == {(1, 3, 28, 28, 1)}, "a call holds no copies of the images that it does not need"
 
 
+def test_the_largest_seed(quick, tmp_path):
+    assert np.isfinite(train("fc", tmp_path, "--limit", 60, "--seed", 2**31 - 1)["test_loss"])
+
+
 @pytest.mark.parametrize(("script", "z"), [("fc", 32), ("conv", 64)])
 def test_fewer_photographs_than_latents(script, z, quick, tmp_path, capsys):
     metrics = train(script, tmp_path, "--dataset", "toy-faces", "--limit", 3)
