@@ -482,7 +482,8 @@ def finish(run, means, errors):
     means (N, z), errors (N,): the test set's posterior means and squared errors.
     """
     draw_pictures(run, means)
-    (run.folder / "metrics.json").unlink(missing_ok=True)  # so that no run is taken for finished that is half of two
+    if kept(run.folder / "metrics.json", "epoch") != run.rows[-1]["epoch"]:  # or half of two runs would look finished
+        (run.folder / "metrics.json").unlink(missing_ok=True)
     for name, model in (("encoder.keras", run.average.encoder), ("decoder.keras", run.average.decoder)):
         replace_with(run.folder / name, model.save)
     metrics = run.rows[-1] | {
