@@ -1,7 +1,7 @@
 """Hundreds of damaged inputs: each is read as it was, or refused in one line that names the file, and nothing else.
 
-Every layout that is read is written small and whole, then one of its files at a time is cut, bent or blocked. The long
-form, which prints its counts too, damages thousands at random:
+Twelve of the layouts that are read are written small and whole, then one of their files at a time is cut, bent or
+blocked. The long form, which prints its counts too, damages thousands at random:
 
     python -m pytest -m slow -n 0 tests/test_damage.py
 """
@@ -88,6 +88,10 @@ def all_layouts(tmp_path):
     (tmp_path / "tar").mkdir()
     write_tar(tmp_path / "tar" / ARCHIVE, batches)
     cifar_archive = {f"cifar10/{ARCHIVE}": (tmp_path / "tar" / ARCHIVE).read_bytes()}
+    pickled = {Path(path).name: content for path, content in made["cifar10, Python version"].items()}
+    write_tar(tmp_path / "tar" / "python", pickled, "cifar-10-batches-py/")
+    python_archive = {"cifar-10-python.tar.gz": (tmp_path / "tar" / "python").read_bytes()}
+    raw = {Path(path).name: content for path, content in made["mnist, unpacked"].items()}
     pngs = {f"images/{kind}/{n}.png": image_bytes(n, "PNG") for kind in ("a", "b") for n in range(8)}
     return {
         "mnist, gzipped": Layout("mnist", made["mnist, gzipped"], (".gz",)),
@@ -96,6 +100,8 @@ def all_layouts(tmp_path):
         "cifar10, binary": Layout("cifar10", {f"cifar10/{UNPACKED}/{n}": c for n, c in batches.items()}),
         "cifar10, archive": Layout("cifar10", cifar_archive, (".gz",)),
         "cifar10, Python version": Layout("cifar10", made["cifar10, Python version"], (), ("_batch", *"12345")),
+        "cifar10, Python archive": Layout("cifar10", python_archive, (".gz",)),
+        "letters": Layout("letters", {f"letters/{path}": c for path, c in raw.items()}, (), ("ubyte",)),
         "celeba": Layout("celeba", made["celeba"], (), (".jpg",)),
         "celeba, archive": Layout("celeba", packed_celeba(made["celeba"]), (".zip",)),
         "celeba of Kaggle": Layout("celeba", made["celeba of Kaggle"], (), (".jpg",)),
@@ -155,7 +161,7 @@ def put(folder, files):
 
 
 def dataset_argument(folder, layout):
-    return str(folder / layout.dataset) if (folder / layout.dataset / "a").is_dir() else layout.dataset
+    return str(folder / layout.dataset) if layout.dataset in ("images", "letters") else layout.dataset
 
 
 def load(folder, layout):

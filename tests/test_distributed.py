@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_script, wait_for
+from conftest import ROOT, run_python, wait_for
 
 import distributed
 import utils
@@ -31,7 +31,10 @@ import vae_conv, vae_fc
 exec(sys.argv[3])
 {"fc": vae_fc, "conv": vae_conv}[sys.argv[2]].main(sys.argv[4:])
 """
-NARROW = "vae_fc.HIDDEN = (32, 32, 32); utils.draw_pictures = lambda run, means: None"
+# In so short a run rates would be next to 0, and the average the newest weights
+SHORT = "; ".join(f"vae_{script}.WARMUP_STEPS = 1; vae_{script}.AVERAGE_POWER = 0.5" for script in ("fc", "conv"))
+NARROW = f"{SHORT}; vae_fc.HIDDEN = (32, 32, 32); utils.draw_pictures = lambda run, means: None"
+AS_COMMAND = f"import vae_conv, vae_fc, utils; {SHORT}; utils.launch(vae_{{}}.main)"
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def flags(image_folder, tmp_path):
     return [*map(str, ["--dataset", image_folder, *small, "--data-dir", tmp_path, "--out", tmp_path / "out"])]
 
 
-def on_devices(count, script, flags, before=""):
+def on_devices(count, script, flags, before=SHORT):
     """A run on so many devices of one process, which does `before` before it."""
     command = [sys.executable, "-c", ON_LOGICAL_DEVICES, str(count), script, before, *flags, "--strategy", "mirrored"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=170)
@@ -57,9 +60,9 @@ def workers_beside(count, script, flags, own=((), (), ())):
     workers = []
     for index in range(count):
         config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
-        command = [sys.executable, str(ROOT / f"vae_{script}.py"), *flags, *own[index]]
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        workers.append(subprocess.Popen(command, env=os.environ | {"TF_CONFIG": json.dumps(config)}, **pipes))
+        command = [sys.executable, "-c", AS_COMMAND.format(script), *flags, *own[index]]
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+        workers.append(subprocess.Popen(command, env=os.environ | {"TF_CONFIG": json.dumps(config)}, **streams))
     try:
         yield workers
     finally:
@@ -126,7 +129,8 @@ def test_a_cluster_that_is_none_is_one_line_and_exit_2(flags, monkeypatch, capsy
 
 def test_two_devices_give_the_losses_of_one(flags, tmp_path, monkeypatch):
     monkeypatch.setattr(utils, "draw_pictures", lambda run, means: None)
-    monkeypatch.setattr(vae_fc, "HIDDEN", (32, 32, 32))
+    for name, value in (("HIDDEN", (32, 32, 32)), ("WARMUP_STEPS", 1), ("AVERAGE_POWER", 0.5)):
+        monkeypatch.setattr(vae_fc, name, value)
     vae_fc.main([*flags, "--name", "one"])
     on_devices(2, "fc", [*flags, "--name", "two"], NARROW)
     check_same(tmp_path / "out" / "one", tmp_path / "out" / "two")
@@ -135,7 +139,7 @@ def test_two_devices_give_the_losses_of_one(flags, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["fc", "conv"])
 def test_devices_and_workers_give_the_losses_of_one_device(script, flags, tmp_path):
-    run_script(f"vae_{script}.py", *flags, "--name", "one", check=True)
+    run_python("-c", AS_COMMAND.format(script), *flags, "--name", "one", cwd=ROOT, check=True)
     for count in (1, 2, 4):
         on_devices(count, script, [*flags, "--name", f"devices{count}"])
     for count in (1, 2, 3):
@@ -160,7 +164,7 @@ def test_a_lost_worker_ends_the_run_and_resuming_completes_it(lost, flags, tmp_p
     done = len(losses(table.parent))
     ends = [*flags, "--epochs", str(done + 2)]
     assert codes_and_errors(2, "fc", [*ends, "--name", "lost", "--resume"])[0] == [0, 0]
-    run_script("vae_fc.py", *ends, "--name", "one", check=True)
+    run_python("-c", AS_COMMAND.format("fc"), *ends, "--name", "one", cwd=ROOT, check=True)
     check_same(table.parent, tmp_path / "out" / "one")
 
 

@@ -1,5 +1,6 @@
 """Both scripts through their command line: every file and key of a run folder, resuming, exit codes."""
 
+import argparse
 import csv
 import itertools
 import json
@@ -37,6 +38,7 @@ import utils
 import vae_conv
 import vae_fc
 from console import NonFiniteError, UserError, launch, loading, parse_settings
+from elbo import Vae
 from precision import lacks_instructions
 from run_folder import make_folder, replace_with, run_numbers, sole_writer
 
@@ -174,23 +176,62 @@ def test_two_and_two_epochs_are_four_epochs_bit_for_bit(
     assert same_weights(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_a_run_in_bfloat16_resumes_exactly_and_saves_float32(image_folder, small_sets, no_pictures, tmp_path, capsys):
+def test_a_run_in_bfloat16_resumes_exactly_and_saves_float32(
+    image_folder, small_sets, no_pictures, tmp_path, monkeypatch, capsys
+):
     """Compiled, with the linear path and the U-net."""
     small = ("--image-size", 32, "--batch-size", 18, "--z", 4, "--data-dir", tmp_path)
-    flags = ("--dataset", image_folder, *small, "--precision", "bf16")
+    flags = ("--dataset", image_folder, *small, "--learning-rate", 2e-3, "--precision", "bf16")
+    monkeypatch.setattr(vae_conv, "AVERAGE_POWER", 0.5)
+    monkeypatch.setattr(vae_conv, "WARMUP_STEPS", 0)
     train("conv", tmp_path, *flags, "--name", "parts", "--epochs", 1)
     assert ("--precision bf16: slow here" in capsys.readouterr().out) == (lacks_instructions() and not utils.GPUS)
-    found = train("conv", tmp_path, *flags, "--name", "parts", "--resume")
-    train("conv", tmp_path, *flags, "--name", "whole")
+    found = train("conv", tmp_path, *flags, "--name", "parts", "--resume", "--epochs", 4)
+    train("conv", tmp_path, *flags, "--name", "whole", "--epochs", 4)
     assert read(tmp_path / "parts") == read(tmp_path / "whole")
     assert same_weights(tmp_path / "parts", tmp_path / "whole")
     layers = [layer for network in networks(tmp_path / "whole") for layer in network.layers]
     assert {layer.compute_dtype for layer in layers} == {"float32"}
     with step_by_step():
-        exact = train("conv", tmp_path, *flags[:-1], "fp32", "--name", "exact")
-    assert found["test_loss"] == pytest.approx(exact["test_loss"], rel=3e-3)
-    assert found["test_loss"] != exact["test_loss"]
+        exact = train("conv", tmp_path, *flags[:-1], "fp32", "--name", "exact", "--epochs", 4)
+        start = train("conv", tmp_path, *flags[:-1], "fp32", "--learning-rate", 1e-12, "--name", "start", "--epochs", 1)
+    fall, same_fall = (start["train_loss"] - run["train_loss"] for run in (exact, found))
+    assert same_fall == pytest.approx(fall, rel=0.02) and same_fall != fall
     assert keras.config.dtype_policy().name == "float32", "nothing else in the process is changed"
+
+
+def test_what_is_tested_pictured_and_saved_is_the_average(eager, grids, tmp_path, monkeypatch):
+    """In so short a run, at the default power and in its warm-up, the average would be the newest weights."""
+    monkeypatch.setattr(vae_fc, "AVERAGE_POWER", 0.5)
+    monkeypatch.setattr(vae_fc, "WARMUP_STEPS", 0)
+    metrics = train("fc", tmp_path)
+    folder = tmp_path / "fc_toy-digits_z2"
+    check_networks(folder, metrics, grids)
+    kept, saved = weights_of_checkpoint(folder / "checkpoint"), networks(folder)
+    assert all(map(np.array_equal, kept["average"], [w for network in saved for w in network.get_weights()]))
+    data = utils.load_dataset("toy-digits", os.environ["VAE_DATA"])
+    settings = argparse.Namespace(seed=0, z=2, binarize="none", xla=False)
+
+    def test_loss():
+        vae = Vae(*saved, tf.Variable(0.0), "bernoulli")
+        recon, kl, *_ = utils.evaluate_images(utils.build_evaluate_call(vae, settings), data.test, settings)
+        return recon.mean(dtype=np.float64) + kl.mean(dtype=np.float64)
+
+    assert test_loss() == pytest.approx(metrics["test_loss"], rel=1e-6)
+    for network, part in zip(saved, np.split(np.array(kept["vae"], object), [len(saved[0].weights)]), strict=True):
+        network.set_weights(list(part))
+    assert abs(test_loss() - metrics["test_loss"]) > 1e-3 * metrics["test_loss"], "another one with the newest weights"
+
+
+def weights_of_checkpoint(folder):
+    """Weights of the networks as trained, "vae", and of their averages, in the order of encoder and decoder."""
+    reader = tf.train.load_checkpoint(str(folder))
+    found = {"vae": {}, "average": {}}
+    for name in reader.get_variable_to_shape_map():
+        part, number, *_ = (*name.split("/"), "")
+        if part in found:
+            found[part][int(number)] = reader.get_tensor(name)
+    return {part: [numbered[n] for n in sorted(numbered)][:-1] for part, numbered in found.items()}  # but log_sigma
 
 
 def test_a_kl_warmup_that_ends_after_the_run_is_remarked_on(quick, tmp_path, capsys):
@@ -392,8 +433,9 @@ def test_a_table_with_a_damaged_row_is_not_gone_on_with(damage, out):
 
 
 @pytest.mark.slow
-def test_a_run_folder_damaged_at_random_resumes_exactly_or_is_refused(quick, tmp_path, capsys):
+def test_a_run_folder_damaged_at_random_resumes_exactly_or_is_refused(quick, tmp_path, monkeypatch, capsys):
     """python -m pytest -m slow -n 0 tests/test_scripts.py prints its counts."""
+    monkeypatch.setattr(vae_fc, "AVERAGE_POWER", 0.5)  # or the average would be the newest weights
     train("fc", tmp_path, "--name", "whole", "--limit", 100, "--epochs", 3)
     train("fc", tmp_path, "--name", "good", "--limit", 100)
     files = sorted(contents(tmp_path / "good").items())
@@ -616,12 +658,14 @@ def test_losses_that_leave_the_numbers_stop_the_run(quick, tmp_path):
     assert all(np.all(np.isfinite(reader.get_tensor(name))) for name in names), "the last good state"
 
 
-NARROW = "import sys, vae_fc; vae_fc.HIDDEN = (32, 32, 32); vae_fc.main(sys.argv[1:])"  # small checkpoints
+# Small checkpoints, and averages that remember: at the default power they would be the newest weights
+NARROW = "import sys, vae_fc; vae_fc.HIDDEN = (32, 32, 32); vae_fc.AVERAGE_POWER = 0.5; vae_fc.main(sys.argv[1:])"
 
 
 def test_killed_run_resumes_to_the_same_weights(image_folder, no_pictures, tmp_path, monkeypatch):
     """kill -9 in the middle of a run of its own; then the rest, against a run never stopped."""
     monkeypatch.setattr(vae_fc, "HIDDEN", (32, 32, 32))
+    monkeypatch.setattr(vae_fc, "AVERAGE_POWER", 0.5)
     flags = ["--dataset", image_folder, "--image-size", 32, "--batch-size", 10, "--z", 2, "--data-dir", tmp_path]
     flags += ["--out", tmp_path / "out", "--name"]
     table = tmp_path / "out" / "killed" / "metrics.csv"

@@ -166,15 +166,18 @@ def test_evaluation_counts_every_image_once(monkeypatch):
 
 def test_weight_decay_spares_biases_sigma_and_the_linear_path():
     """With no gradient, only matrices shrink: not what pPCA has set."""
-    vae = small_run("gaussian")
-    ppca = linear_start.fit_ppca(np.zeros((5, 6, 6, 1), np.uint8), 3)
+    vae, random = small_run("gaussian"), np.random.default_rng(0)
+    ppca = linear_start.fit_ppca(random.integers(0, 256, (50, 6, 6, 1), np.uint8), 3)
     linear_start.start_at_ppca(vae.encoder, vae.decoder, ppca, 8.0)
+    for variable in vae.variables[:-1]:  # parts of which start at 0, which no decay would change
+        variable.assign_add(random.uniform(0.1, 1, variable.shape))
     before = {variable.path: variable.numpy() for variable in vae.state[:-1]}
+    assert all(values.all() for values in before.values())
     optimizer = utils.build_optimizer(settings(warmup_steps=1), vae.variables, 10)
     for _ in range(3):
         optimizer.apply([tf.zeros_like(variable) for variable in vae.variables], vae.variables)
     for variable in vae.state[:-1]:
-        decays = len(variable.shape) == 2 and "linear" not in variable.path and before[variable.path].any()
+        decays = len(variable.shape) == 2 and "linear" not in variable.path
         assert np.array_equal(before[variable.path], variable) != decays, variable.path
     assert float(vae.log_sigma) == -1
 
