@@ -267,7 +267,7 @@ def load_celeba(data_dir, size, limit):
     def central_face(image):
         if image.size != ALIGNED:
             raise ValueError(f"{image.size[0]}x{image.size[1]} pixels, not 178x218")
-        return np.asarray(as_rgb(image).crop(FACE).resize((size, size), Image.Resampling.BICUBIC))
+        return np.asarray(as_rgb(image.crop(FACE)).resize((size, size), Image.Resampling.BICUBIC))
 
     def decode(name):
         return read_image(lambda: read(name), source / name, central_face)
