@@ -43,17 +43,17 @@ KILLED_DOWNLOADS = 20
 
 KILLED_AT = """
 import atexit, os, runpy, signal, sys
-moment, count = int(sys.argv[1]), 0
+moment, part, count = int(sys.argv[1]), sys.argv[2], 0
 def count_writing(event, arguments):
     global count
     writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR) and arguments[0] != os.devnull
-    if writes or event in ("os.rename", "os.remove", "os.mkdir"):
+    if (writes or event in ("os.rename", "os.remove", "os.mkdir")) and part in str(arguments[0]):
         count += 1
         if count == moment:
             os.write(2, f"killed at {arguments[0]}".encode())
             os.kill(os.getpid(), signal.SIGKILL)
 atexit.register(lambda: os.write(2, f"done after {count} operations".encode()))
-sys.argv = sys.argv[2:]
+sys.argv = sys.argv[3:]
 sys.path[0] = os.path.dirname(sys.argv[0])
 sys.addaudithook(count_writing)
 runpy.run_path(sys.argv[0], run_name="__main__")
@@ -68,14 +68,15 @@ def flags_of(folder, out, name, epochs):
     return ["--dataset", str(folder), *small, "--data-dir", str(out.parent / "data"), "--out", str(out), "--name", name]
 
 
-def killed(script, flags, moment, checkpoints=None):
-    """Run until killed: before file operation number `moment`, or where that is below 1, after such a share of 20 s.
+def killed(script, flags, moment, part="", checkpoints=None):
+    """Run until killed: before file operation number `moment` on a path with `part` in it; below 1: after that of 20 s.
 
     With a folder of checkpoints: while number `moment` is being written there, which TensorFlow does unseen by Python.
     Returns what was going on, or None if the run was done before.
     """
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", KILLED_AT, str(0 if checkpoints else int(moment)), str(ROOT / script), *flags]
+    operation = str(0 if checkpoints else int(moment))
+    command = [sys.executable, "-c", KILLED_AT, operation, part, str(ROOT / script), *flags]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process, begun = subprocess.Popen(command, env=environment, **pipes), set()
     while checkpoints and process.poll() is None:
@@ -93,7 +94,7 @@ def killed(script, flags, moment, checkpoints=None):
 
 def operations_of(script, flags):
     """How many file operations a whole run takes."""
-    result = run_python("-c", KILLED_AT, 0, ROOT / script, *flags)
+    result = run_python("-c", KILLED_AT, 0, "", ROOT / script, *flags)
     return int(re.search(r"done after (\d+) operations", result.stderr)[1])
 
 
@@ -126,14 +127,18 @@ def test_runs_killed_at_many_moments_end_with_the_weights_of_one_never_stopped(s
         name = f"killed{chains}"
         shutil.rmtree(tmp_path / "data", ignore_errors=True)  # the cache is made anew, and killed over, in each chain
         flags = [*flags_of(image_folder, out, name, epochs), "--resume"]
-        kills[killed(script, flags, chains, out / name / "checkpoint")] += 1
-        for moment in [*random.integers(1, operations // 3, 3), *random.uniform(0.15, 0.7, 3)]:  # each of what is left
+        kills[killed(script, flags, random.integers(1, 8), "data/cache")] += 1
+        kills[killed(script, flags, chains, "", out / name / "checkpoint")] += 1
+        for moment in [*random.integers(1, operations // 3, 2), *random.uniform(0.15, 0.7, 2)]:  # each of what is left
             kills[killed(script, flags, moment)] += 1
+        for part, most in ((".png", 8), (".keras", 4)):
+            kills[killed(script, flags, random.integers(1, most), part)] += 1
         kills.pop(None, None)
         result = run_script(script, *flags)
         assert result.returncode == 0, result.stderr
         assert_same_run(out / name, out / "whole")
     assert contents(out / "whole") == untouched
+    assert {"the cache", "a checkpoint", "metrics.csv", "a picture", "a network"} <= set(kills)
     with capsys.disabled():
         print(f"\n{script}: killed {kills.total()} times in {chains} runs, all of which ended as one never stopped")
         print(f"what was going on: {dict(kills)}")
