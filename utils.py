@@ -7,11 +7,12 @@ decoder, arXiv:2006.13202), Burda et al. 2016 (active units, arXiv:1509.00519).
 
 import argparse
 import math
+import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from console import NonFiniteError, UserError, importing, launch, loading, note, parse_settings, progress, reason
+from console import NonFiniteError, UserError, importing, launch, loading, note, parse_settings, progress
 
 with importing():
     import numpy as np
@@ -512,10 +513,15 @@ def save_checkpoint(checkpoints, epoch):
     try:
         checkpoints.save(epoch)
     except tf.errors.OpError as error:
-        why = error.message.split("[Op")[0].split("; ")[-1].strip()  # without the names of TensorFlow's operations
         full = isinstance(error, tf.errors.ResourceExhaustedError)
         way_out = f"{'free some disk space' if full else 'check its permissions'}, then --resume"
-        raise UserError(f"{checkpoints.directory}: cannot be written ({why}); {way_out}") from None
+        raise UserError(f"{checkpoints.directory}: cannot be written ({plain(error)}); {way_out}") from None
+
+
+def plain(error):
+    """Why something failed, in a few words, without the names of TensorFlow's operations."""
+    text = re.sub(r"^\{\{.*?\}\} |\s*\[Op.*", "", " ".join(str(error).split()))
+    return text.split("; ")[-1][:300] or type(error).__name__
 
 
 # What TensorFlow raises at damaged checkpoints: errors of its own and of Python's.
@@ -528,7 +534,7 @@ def open_checkpoints(state, folder):
         return tf.train.CheckpointManager(state, str(folder), max_to_keep=2)
     except UNRESTORABLE as error:
         path = folder / "checkpoint"
-        raise UserError(f"{path}: cannot be read ({reason(error)}); start a new run with --name") from None
+        raise UserError(f"{path}: cannot be read ({plain(error)}); start a new run with --name") from None
 
 
 def checkpoint_of(folder):
@@ -549,7 +555,7 @@ def restore_newest(checkpoints):
             checkpoints.checkpoint.restore(path).assert_consumed()
             return path
         except UNRESTORABLE as error:
-            why = f"{path}: cannot be read ({reason(error)})"
+            why = f"{path}: cannot be read ({plain(error)})"
             if path != paths[0]:
                 note(f"{why}; going on from the one before")
     raise UserError(f"{why}; start a new run with --name")
