@@ -361,6 +361,13 @@ def complaint(error):
     raise error
 
 
+def is_interrupt(error):
+    """Whether Ctrl-C is behind an error: caught in the middle of some scope, TensorFlow raises another one over it."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def launch(main):
     """Run `main()` as a command: exit 0, or one clear line and the exit code of the contract, never a traceback."""
     for stream in (sys.stdout, sys.stderr):
@@ -368,10 +375,11 @@ def launch(main):
             stream.reconfigure(errors="backslashreplace")  # paths may hold what a terminal cannot show
     try:
         main()
-    except KeyboardInterrupt as interrupt:
-        print(f"\n{str(interrupt) or 'interrupted'}", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if is_interrupt(error):
+            told = isinstance(error, KeyboardInterrupt) and str(error)
+            print(f"\n{told or 'interrupted'}", file=sys.stderr)
+            sys.exit(EXIT_INTERRUPTED)
         line, code = complaint(error)
         with contextlib.suppress(BrokenPipeError):
             print(f"{sys.argv[0]}: error: {one_line(line)}", file=sys.stderr, flush=True)

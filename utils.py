@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from console import NonFiniteError, UserError, importing, launch, loading, note, parse_settings, progress
+from console import NonFiniteError, UserError, importing, is_interrupt, launch, loading, note, parse_settings, progress
 
 with importing():
     import numpy as np
@@ -345,7 +345,9 @@ def train_epochs(run, train_call, evaluate_call):
                 pictured = time.perf_counter()
         if means is None:  # resumed after its last epoch
             _, _, errors, means, _ = evaluate_images(evaluate_call, run.data.test, settings)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Exception) as error:
+        if not is_interrupt(error):
+            raise
         epoch = len(run.rows)
         if run.folder:
             epoch = min(epoch, epoch_of(run.checkpoints.latest_checkpoint))
@@ -555,6 +557,8 @@ def restore_newest(checkpoints):
             checkpoints.checkpoint.restore(path).assert_consumed()
             return path
         except UNRESTORABLE as error:
+            if is_interrupt(error):
+                raise
             why = f"{path}: cannot be read ({plain(error)})"
             if path != paths[0]:
                 note(f"{why}; going on from the one before")
