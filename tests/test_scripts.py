@@ -870,6 +870,21 @@ def test_a_file_in_place_of_a_folder_is_one_line_and_exit_2(flag, quick, tmp_pat
     assert stop.value.code == 2 and error.count("\n") == 1 and str(tmp_path / "file") in error
 
 
+@pytest.fixture
+def program_for_all():
+    """Skips where only its owner may read the program, as below mktemp's folders: nobody else could run it."""
+    with as_nobody():
+        try:
+            (ROOT / "utils.py").read_bytes()
+        except PermissionError:
+            readable = False
+        else:
+            readable = True
+    if not readable:
+        pytest.skip(f"others may not read {ROOT}")
+
+
+@pytest.mark.usefixtures("program_for_all")
 @pytest.mark.parametrize("flag", ["--data-dir", "--out"])
 def test_a_folder_that_may_not_be_written_to_is_one_line_and_exit_2(flag, quick, tmp_path, capsys):
     folders = {"--data-dir": tmp_path / "data", "--out": tmp_path / "out"}
@@ -884,6 +899,7 @@ def test_a_folder_that_may_not_be_written_to_is_one_line_and_exit_2(flag, quick,
     assert f"error: {folders[flag]}" in error and "Permission denied; check the path and its permissions" in error
 
 
+@pytest.mark.usefixtures("program_for_all")
 @pytest.mark.parametrize("locked", [".", "checkpoint"])
 def test_a_run_folder_that_may_not_be_written_to(locked, out, data_dir, capsys):
     before = contents(out)
