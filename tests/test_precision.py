@@ -43,6 +43,7 @@ def test_hidden_layers_compute_in_bfloat16_on_float32_weights(script, linear, sm
 
 @pytest.mark.parametrize("script", [vae_fc, vae_conv])
 def test_gradients_point_where_those_of_float32_do(script, small_sets):
+    tf.keras.utils.set_random_seed(0)  # rounding is more or less, by chance
     exact = elbo.Vae(*built(script, True), tf.Variable(-1.0), "gaussian")
     rounded = replace(exact, **{n: precision.in_bfloat16(getattr(exact, n)) for n in ("encoder", "decoder")})
     rng = np.random.default_rng(2)
