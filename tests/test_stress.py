@@ -330,10 +330,10 @@ def training(script, flags):
     try:
         metrics = script.main(list(map(str, flags)))
     except NonFiniteError as error:
-        where = r"(reconstruction|KL) term became (nan|-?inf) in epoch (\d+), (step|test image) \d+; "
+        where = r"(reconstruction|KL) term became (nan|-?inf) in epoch (\d+), step \d+; "
         where += r".*checkpoint holds epoch (\d+)\. Try a smaller --learning-rate"
         found = re.search(where, str(error))
-        assert found and int(found[3]) == int(found[5]) + 1
+        assert found and int(found[3]) == int(found[4]) + 1
         reader = tf.train.load_checkpoint(str(folder / "checkpoint"))
         names = [name for name in reader.get_variable_to_shape_map() if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
         assert all(np.all(np.isfinite(reader.get_tensor(name))) for name in names), "the last good state"
