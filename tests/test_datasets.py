@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import as_nobody, refusal
+from conftest import modes_heeded, refusal
 
 from data import datasets, toy
 from data.datasets import load_dataset
@@ -181,7 +181,7 @@ def test_a_folder_in_place_of_a_file(mnist, tmp_path, name):
 def test_a_file_that_may_not_be_read(mnist, tmp_path):
     path = tmp_path / "mnist" / MNIST["train"][0]
     path.chmod(0)
-    with as_nobody(tmp_path):
+    with modes_heeded():
         refusal(lambda: load_mnist(tmp_path), f"{path}: cannot be read (Permission denied)")
 
 
@@ -329,7 +329,7 @@ def test_a_batch_or_archive_that_may_not_be_read(cifar10, batches, tmp_path):
     load, path = cifar10(batches)
     path = path / BATCHES[0] if path.is_dir() else path
     path.chmod(0)
-    with as_nobody(tmp_path):
+    with modes_heeded():
         refusal(load, f"{path}: cannot be read (Permission denied)")
 
 

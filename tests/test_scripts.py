@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from conftest import (
     ROOT,
-    as_nobody,
     contents,
+    modes_heeded,
     networks,
     python_beside,
     read,
@@ -870,21 +870,6 @@ def test_a_file_in_place_of_a_folder_is_one_line_and_exit_2(flag, quick, tmp_pat
     assert stop.value.code == 2 and error.count("\n") == 1 and str(tmp_path / "file") in error
 
 
-@pytest.fixture
-def program_for_all():
-    """Skips where only its owner may read the program, as below mktemp's folders: nobody else could run it."""
-    with as_nobody():
-        try:
-            (ROOT / "utils.py").read_bytes()
-        except PermissionError:
-            readable = False
-        else:
-            readable = True
-    if not readable:
-        pytest.skip(f"others may not read {ROOT}")
-
-
-@pytest.mark.usefixtures("program_for_all")
 @pytest.mark.parametrize("flag", ["--data-dir", "--out"])
 def test_a_folder_that_may_not_be_written_to_is_one_line_and_exit_2(flag, quick, tmp_path, capsys):
     folders = {"--data-dir": tmp_path / "data", "--out": tmp_path / "out"}
@@ -892,28 +877,26 @@ def test_a_folder_that_may_not_be_written_to_is_one_line_and_exit_2(flag, quick,
         folder.mkdir()
         folder.chmod(0o555 if name == flag else 0o777)
     flags = itertools.chain.from_iterable(folders.items())
-    with as_nobody(tmp_path), pytest.raises(SystemExit) as stop:
+    with modes_heeded(), pytest.raises(SystemExit) as stop:
         utils.launch(lambda: vae_fc.main(list(map(str, flags))))
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1
     assert f"error: {folders[flag]}" in error and "Permission denied; check the path and its permissions" in error
 
 
-@pytest.mark.usefixtures("program_for_all")
 @pytest.mark.parametrize("locked", [".", "checkpoint"])
-def test_a_run_folder_that_may_not_be_written_to(locked, out, data_dir, capsys):
+def test_a_run_folder_that_may_not_be_written_to(locked, out, capsys):
     before = contents(out)
-    for path in (out / "run", *(out / "run").rglob("*")):
-        path.chmod(0o777 if path.is_dir() else 0o666)
     (out / "run" / locked).chmod(0o555)
     flags = f"--epochs 3 --batch-size 50 --name run --resume --out {out}".split()
-    with as_nobody(out, data_dir), pytest.raises(SystemExit) as stop:
+    with modes_heeded(), pytest.raises(SystemExit) as stop:
         utils.launch(lambda: vae_fc.main(flags))
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1 and str((out / "run" / locked).resolve()) in error, error
     assert "ermission denied" in error and "permissions" in error and "disk space" not in error
     if locked == ".":
         assert contents(out) == before
+    (out / "run" / locked).chmod(0o755)
     train("fc", out, "--name", "run", "--resume", "--epochs", 3)
 
 
