@@ -81,10 +81,24 @@ def importing():
 
 
 @contextlib.contextmanager
+def silent_stderr():
+    """What libraries in C write to stderr, past Python, goes nowhere meanwhile: it names no file and no way out."""
+    sys.stderr.flush()
+    saved, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(silent)
+
+
+@contextlib.contextmanager
 def loading():
     """Load TensorFlow, and Keras for it, without a log and without garbage collection.
 
-    TensorFlow logs while it loads, in C++ and before its log level counts, so the process's stderr is silent meanwhile.
+    TensorFlow logs while it loads, in C++ and before its log level counts, so stderr is silent meanwhile.
     And it makes objects by the hundred thousand, all of which stay: to look through them for garbage again and again,
     and once more at the end, takes a third of the time of `import tensorflow`.
     """
@@ -96,21 +110,16 @@ def loading():
         os.environ.pop(limit, None)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # else off without AVX-512: 1.7 times slower convolutions
-    sys.stderr.flush()
-    saved, silent = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 2)
     collecting = gc.isenabled()
     gc.disable()
     with importing():
         try:
-            yield
+            with silent_stderr():
+                yield
         finally:
             gc.freeze()
             if collecting:
                 gc.enable()
-            os.dup2(saved, 2)
-            os.close(saved)
-            os.close(silent)
             if told:
                 wipe_line()
 

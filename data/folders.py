@@ -15,7 +15,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", "
 SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm"}
 UNREAD = {".heic", ".heif", ".avif", ".jxl", ".tga", ".svg", ".psd", ".exr", ".cr2", ".nef", ".arw", ".dng", ".raw"}
 ROLES = {"train": "train", "training": "train", "test": "test", "testing": "test"}  # of the parts of a published split
-ROLES |= {"val": "val", "valid": "val", "validation": "val", "dev": "val"}
+ROLES |= {"val": "val", "valid": "val", "validation": "val", "dev": "val", "pred": "pred"}  # the last: without labels
 MOST_NAMES = 10  # classes that a line names
 
 
@@ -64,15 +64,28 @@ def published_split(folder, names):
         part: ROLES.get(re.sub(r"^seg_|[_-]?(set|images|data)?[\d_-]*$", "", part.lower())) for part in parts.values()
     }
     found = set(roles.values())
-    if None in found or "train" not in found or len(found) < 2:
+    testing = next((role for role in ("test", "val") if role in found), None)
+    if None in found or "train" not in found or not testing:
         return None
-    testing = "test" if "test" in found else "val"
     train, test = ([name for name in names if roles.get(parts.get(name)) == role] for role in ("train", testing))
     rest = len(names) - len(train) - len(test)
     left_out = f"; {rest:,} other images are left out" if rest else ""
     used = ["/".join(sorted(part for part in roles if roles[part] == role)) for role in ("train", testing)]
     note(one_line(f"{folder}: {used[0]}/ is for training and {used[1]}/ for testing, as they are called{left_out}"))
-    return train, test, {name: "/".join(name.split("/")[:level] + name.split("/")[level + 1 :]) for name in parts}
+    return train, test, without_parts(parts, level)
+
+
+def without_parts(parts, level):
+    """{path: the path without its part, the folder of that level}, of {path: part}.
+
+    Kaggle packs some parts twice, test/test/.
+    """
+    below = {}
+    for name, part in parts.items():
+        below.setdefault(part, set()).add(name.split("/")[level + 1])
+    ends = {part: level + (2 if found == {part} else 1) for part, found in below.items()}
+    folders = {name: name.split("/") for name in parts}
+    return {name: "/".join(folders[name][:level] + folders[name][ends[part] :]) for name, part in parts.items()}
 
 
 def common_level(names):
@@ -172,7 +185,7 @@ def is_image(path):
 
 
 def states_of(folder, names):
-    """Size and time of each file; UserError if one is empty or leads nowhere."""
+    """Size and time of each file; UserError if one leads nowhere."""
     states = []
     for name in names:
         try:
@@ -180,11 +193,15 @@ def states_of(folder, names):
         except OSError as error:
             raise UserError(f"{folder / name}: cannot be read ({reason(error)}); repair or remove it") from None
         states.append((state.st_size, state.st_mtime_ns))
-    empty = [name for name, (size, _) in zip(names, states, strict=True) if not size]
+    return states
+
+
+def check_not_empty(folder, names):
+    """UserError if files of these, all of which are used, are empty: before others are decoded for minutes."""
+    empty = [name for name in names if not (folder / name).stat().st_size]
     if empty:
         others = f", and so are {len(empty) - 1:,} more images" if len(empty) > 1 else ""
         raise UserError(f"{folder / empty[0]}: cannot be read (it is empty{others}); repair or remove it")
-    return states
 
 
 def plain_text(name):

@@ -14,12 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 
-from console import UserError, note, one_line, progress, reason
+from console import UserError, note, one_line, progress, reason, silent_stderr
 from data.cache import open_cache, save_array
 from data.download import download, remark_on_content
-from data.folders import arrange, images_in, plain_name, plain_text, split_by_name, states_of
+from data.folders import arrange, check_not_empty, images_in, plain_name, plain_text, split_by_name, states_of
 from data.layouts import by_file_name, check_end, first_of
 
 try:
@@ -37,10 +38,16 @@ MOST_REMARKS = 10  # files that are remarked on by name
 UNREADABLE = (  # what Pillow and zipfile raise at damaged files
     *(OSError, ValueError, TypeError, SyntaxError, EOFError, LookupError, ArithmeticError, RuntimeError),
     *(struct.error, zlib.error, LZMAError, zipfile.BadZipFile, Image.DecompressionBombError),
+    *(AttributeError, AssertionError),
 )
+TURNS = {  # Exif's Orientation: how an image is turned upright
+    **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM},
+    **{5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270},
+    **{7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90},
+}
 OUR_SPLIT = "test images are instead the tenth whose name has a CRC-32 divisible by 10"
 CSV_NAME = "image_id"  # Kaggle's title of the column of names
-CACHE_FORMAT = 2  # to be raised when the same files shall give other pixels
+CACHE_FORMAT = 3  # to be raised when the same files shall give other pixels
 
 
 # A cache of decoded images ------------------------------------------------------------------------------------
@@ -85,7 +92,7 @@ def write_images(path, files, decode, label, train_count):
     Ordinary writes, not a writable memory map: on a full disk that would be a bus error instead of a message.
     """
     digest, each = hashlib.sha256(), []
-    with warnings_by_file() as remarks, path.open("wb") as file:
+    with warnings_by_file() as remarks, silent_stderr(), path.open("wb") as file:
         blocks = decoded_blocks(files, decode)
         for number, pixels in enumerate(progress(blocks, -(-len(files) // BLOCK), label)):
             if number == 0:
@@ -187,6 +194,7 @@ def load_folder(name, data_dir, size, limit):
         raise UserError(f"--dataset {name}: {len(names)} images (.png, .jpg, ...) in it; there have to be two or more")
     states = states_of(folder, names)
     found = arrange(folder, names)
+    check_not_empty(folder, [*found.train, *found.test])
     limit = limit_of(limit, max(found.train, found.test, key=len))
     found = found.at_most(limit)
     title = plain_name(folder.resolve())
@@ -215,7 +223,10 @@ def limit_of(limit, names):
 
 def centre_square(image, size):
     """The central square of an image, antialiased to size x size: uint8 (size, size, 3)."""
-    image = as_rgb(ImageOps.exif_transpose(image))
+    turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    image = as_rgb(image)
+    if turn is not None:  # not ImageOps.exif_transpose, which refuses an image for any odd tag of its Exif data
+        image = image.transpose(turn)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side))
@@ -227,18 +238,26 @@ def as_rgb(image):
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, which say not what is white")
     if image.mode.startswith("I"):
-        pixels = np.asarray(image)
-        levels = pixels.clip(0, 65_535)
-        if (levels != pixels).any():
-            warnings.warn("its pixels below 0 are made black, those above 65,535 white", stacklevel=2)
-        deep = image.mode != "I" or levels.max() > 255  # "I" has 32 bits, of which 8 or 16 are in use
-        if deep and levels.max() < 4096:
-            warnings.warn("its 16-bit pixels use 12 bits or fewer, which makes them almost black", stacklevel=2)
-        image = Image.fromarray((levels // 257 if deep else levels).astype(np.uint8))
+        image = as_grey(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def as_grey(image):
+    """A grey image of 16 or 32 bits, mode I, as one of 8 bits."""
+    pixels = np.asarray(image)
+    levels = pixels.clip(0, 65_535)
+    if (levels != pixels).any():
+        warnings.warn("its pixels below 0 are made black, those above 65,535 white", stacklevel=2)
+    deep = image.mode != "I" or levels.max() > 255  # "I" has 32 bits, of which 8 or 16 are in use
+    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == 0:  # 0 is white; Pillow heeds it in 8 bits only
+        levels = 65_535 - levels
+    if deep and levels.max() < 4096:
+        warnings.warn("its 16-bit pixels use 12 bits or fewer, which makes them almost black", stacklevel=2)
+    levels[pixels == image.info.get("transparency", -1)] = 65_535 if deep else 255  # of PNG: a level that is not seen
+    return Image.fromarray((levels // 257 if deep else levels).astype(np.uint8))
 
 
 # CelebA -------------------------------------------------------------------------------------------------------

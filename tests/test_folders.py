@@ -51,7 +51,29 @@ def test_the_parts_of_a_published_split_are_used_as_such(tmp_path, capsys, above
 
 
 @pytest.mark.parametrize(
-    "kinds", [("cat", "test"), ("testament", "trainspotting"), ("train", "plane"), ("val", "test")]
+    ("train", "test", "others"),
+    [
+        ("training_set/training_set", "test_set/test_set", ()),
+        ("training/training", "validation/validation", ()),
+        ("seg_train/seg_train", "seg_test/seg_test", ("seg_pred/seg_pred/1.png",)),
+    ],
+)
+def test_parts_of_a_split_that_are_packed_twice(tmp_path, capsys, train, test, others):
+    """As Kaggle has "Cat and Dog", "10 Monkey Species" and Intel's scenes."""
+    write(tmp_path, [*named((train, test)), *others])
+    found = arranged(tmp_path)
+    assert (found.train, found.test) == (named((train,)), named((test,)))
+    assert found.classes == ["cat", "dog"] and found.labels() == [0, 0, 0, 1, 1, 1] * 2
+    assert ("; 1 other images are left out" in capsys.readouterr().out) == bool(others)
+
+
+def test_a_class_that_is_called_as_its_part_is_a_class(tmp_path):
+    write(tmp_path, named(("train", "test"), kinds=("train", "plane")))
+    assert arranged(tmp_path).classes == ["plane", "train"]
+
+
+@pytest.mark.parametrize(
+    "kinds", [("cat", "test"), ("testament", "trainspotting"), ("train", "plane"), ("val", "test"), ("train", "pred")]
 )
 def test_classes_that_are_called_like_parts_of_a_split_are_classes(tmp_path, kinds):
     write(tmp_path, [f"{kind}/{number}.png" for kind in kinds for number in range(9)])
@@ -95,6 +117,13 @@ def test_empty_files_are_found_before_the_others_are_decoded(tmp_path):
         lambda: load_dataset(str(tmp_path / "images"), tmp_path, 32),
         f"{first}: cannot be read (it is empty, and so are 2",
     )
+
+
+def test_empty_files_that_are_left_out_do_no_harm(tmp_path):
+    write(tmp_path / "images", named(("train", "val", "test")))
+    (tmp_path / "images/val/cat/0.png").write_bytes(b"")
+    data = load_dataset(str(tmp_path / "images"), tmp_path, 32)
+    assert (len(data.train), len(data.test)) == (6, 6)
 
 
 def test_a_network_disks_own_folders_are_none_of_the_users(tmp_path):

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import re
+import struct
 import time
 import zipfile
 import zlib
@@ -684,6 +685,11 @@ def deep(value, kind=np.uint16):
     return Image.fromarray(np.full((40, 40), value, kind))
 
 
+def transparent(image, level):
+    image.info["transparency"] = level
+    return image
+
+
 MODES = {  # (image, name, what becomes of it, by how much it may differ)
     "1, white": (solid(1, "1"), "a.png", (255, 255, 255), 0),
     "1, black": (solid(0, "1"), "a.png", (0, 0, 0), 0),
@@ -712,6 +718,8 @@ MODES = {  # (image, name, what becomes of it, by how much it may differ)
     "I;16, grey": (deep(40_000), "a.png", (156, 156, 156), 1),
     "I;16, dark": (deep(300), "a.png", (1, 1, 1), 0),
     "I;16, TIFF": (deep(40_000), "a.tif", (156, 156, 156), 1),
+    "I;16, transparent": (transparent(deep(300), 300), "a.png", (255, 255, 255), 0),
+    "I;16, transparent elsewhere": (transparent(deep(40_000), 300), "a.png", (156, 156, 156), 1),
     "I": (deep(40_000, np.int32), "a.tif", (156, 156, 156), 1),
     "I, beyond white": (deep(100_000, np.int32), "a.tif", (255, 255, 255), 0),
     "I, below black": (deep(-7, np.int32), "a.tif", (0, 0, 0), 0),
@@ -723,6 +731,13 @@ def test_images_of_every_mode(tmp_path, mode):
     image, name, colour, tolerance = MODES[mode]
     found = load_one(tmp_path, image, name, **{"transparency": image.info["transparency"]} if image.info else {})
     assert np.abs(found - colour).max() <= tolerance
+
+
+def test_deep_tiffs_in_which_0_is_white(tmp_path):
+    """As some radiographs and scans have it."""
+    stored = np.hstack([np.full((40, 20), level, np.uint16) for level in (0, 65_535 // 5)])
+    found = load_one(tmp_path, Image.fromarray(stored), "a.tif", tiffinfo={262: 0})
+    np.testing.assert_allclose(found[:, [0, -1]], np.broadcast_to([[[255], [204]]], (32, 2, 3)), atol=1)
 
 
 DEEP = {"16 bits": (40_000, np.uint16, 155), "in 32": (40_000, np.int32, 155), "8 bits": (99, np.uint8, 99)}
@@ -813,6 +828,29 @@ def test_photographs_are_turned_upright(tmp_path, name, orientation, axis, red_f
     first, last = np.take(found, range(12), axis), np.take(found, range(20, 32), axis)
     for half, colour in ((first, RED if red_first else BLUE), (last, BLUE if red_first else RED)):
         assert np.abs(half - colour).max() < 40, "JPEG blurs colours"
+
+
+SHORT, RATIONAL, ASCII, SIGNED_RATIONAL = 3, 5, 2, 10  # types of values in Exif data
+ODD_TAGS = {
+    "a description that is a fraction": (270, RATIONAL, struct.pack("<II", 1, 2)),
+    "a maker that is a fraction": (271, RATIONAL, struct.pack("<II", 1, 2)),
+    "a negative resolution": (282, SIGNED_RATIONAL, struct.pack("<ii", -72, 1)),
+    "a position that is a text": (531, ASCII, b"centred\0"),
+}
+
+
+def exif_with(tag, kind, value):
+    """Exif data with an orientation of 6 and another tag, whose value of 8 bytes is of that type."""
+    count = 8 if kind == ASCII else 1
+    entries = struct.pack("<HHIHH", 0x0112, SHORT, 1, 6, 0), struct.pack("<HHII", tag, kind, count, 8 + 2 + 24 + 4)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + b"".join(entries) + bytes(4) + value
+
+
+@pytest.mark.parametrize("tag", ODD_TAGS)
+def test_odd_exif_data_costs_no_photograph(tmp_path, tag):
+    stored = np.hstack([np.full((40, 20, 3), colour, np.uint8) for colour in (RED, BLUE)])
+    found = load_one(tmp_path, stored, "a.jpg", exif=exif_with(*ODD_TAGS[tag]))
+    assert np.abs(found[:12] - RED).max() < 40 and np.abs(found[20:] - BLUE).max() < 40, "upright"
 
 
 # A folder of images: files --------------------------------------------------------------------------------------
@@ -930,6 +968,16 @@ def test_a_damaged_image(tmp_path, name):
     assert not (tmp_path / "cache").exists() or caches(tmp_path) == []
 
 
+def test_libtiffs_own_lines_are_kept_off_the_terminal(tmp_path, capfd):
+    """They name no file."""
+    content = bytearray(encoded("TIFF", compression="tiff_deflate"))
+    content[len(content) // 2] ^= 255
+    write_numbered(tmp_path / "images", ["a.png", "b.png"])
+    (tmp_path / "images" / "c.tif").write_bytes(content)
+    refusal(lambda: split_of(tmp_path / "images", tmp_path), tmp_path / "images" / "c.tif", "cannot be read (")
+    assert capfd.readouterr().err == ""
+
+
 def test_a_folder_in_place_of_an_image(tmp_path):
     write_numbered(tmp_path / "images", ["a.png", "b.png"])
     (tmp_path / "images" / "c.png").mkdir()
@@ -938,15 +986,18 @@ def test_a_folder_in_place_of_an_image(tmp_path):
 
 @pytest.mark.parametrize(
     ("error", "text"),
-    [(SyntaxError, "not a TIFF file"), (TypeError, "'str' object"), (ValueError, "two\nlines"), (KeyError, "")],
+    [
+        *((SyntaxError, "not a TIFF file"), (TypeError, "'str' object"), (ValueError, "two\nlines"), (KeyError, "")),
+        (AttributeError, "'IFDRational' object has no attribute 'encode'"),
+    ],
 )
 def test_damage_that_shows_late(tmp_path, monkeypatch, error, text):
-    """Pillow's reader of Exif data raises whatever it may, and only when an image is turned upright."""
+    """Pillow's reader of Exif data raises whatever it may, and only when it is asked for the orientation."""
 
     def fail(image):
         raise error(text)
 
-    monkeypatch.setattr(image_files.ImageOps, "exif_transpose", fail)
+    monkeypatch.setattr(Image.Image, "getexif", fail)
     write_numbered(tmp_path / "images", ["a.png", "b.png"])
     refusal(lambda: split_of(tmp_path / "images", tmp_path), tmp_path / "images", "cannot be read (")
 
