@@ -1,6 +1,8 @@
 """Pictures of a run: grids of images (PNG, pixel for pixel), curves and maps of the latent space (Matplotlib)."""
 
 import functools
+import textwrap
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
@@ -12,6 +14,8 @@ PADDING = 2  # pixels between images, before enlarging
 LEAST_CELL = 56  # pixels: smaller images are enlarged by a whole factor, so that no pixel is interpolated
 PAPER, INK = 255, 60  # grey levels of background and text
 MOST_IN_LEGEND = 75  # classes: more names would leave no room for the map
+LONGEST_NAME = 40  # characters of a class in the legend
+TITLE_LETTERS = 6  # an inch of a figure's title, if they are all as wide as W
 FACE_ATTRIBUTES = ("Smiling", "Eyeglasses", "Male", "Blond_Hair")  # shown in the latent map of faces
 
 
@@ -56,7 +60,8 @@ def grid_page(images, columns, caption, row_labels=(), column_labels=()):
     scale = max(1, -(-LEAST_CELL // images.shape[1]))
     grid = Image.fromarray(image_grid(images, columns).squeeze()).convert("RGB")
     grid = grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)
-    font = ImageFont.load_default(15)
+    (caption,), row_labels, column_labels = map(_all_legible, ((caption,), row_labels, column_labels))
+    font = font_of((caption, *row_labels), 15)
     top, left = 48 if column_labels else 30, 14 + max((int(font.getlength(label)) for label in row_labels), default=-10)
     width = max(left + grid.width, left + int(font.getlength(caption)) + 16)
     page = Image.new("RGB", (width, top + grid.height + 4), (PAPER,) * 3)
@@ -76,10 +81,19 @@ def grid_page(images, columns, caption, row_labels=(), column_labels=()):
 def fitting_font(labels, width, sizes=(12, 11, 10, 9)):
     """The largest font in which each label is at most `width` pixels wide, or the smallest there is."""
     for size in sizes:
-        font = ImageFont.load_default(size)
+        font = font_of(labels, size)
         if all(font.getlength(label) <= width for label in labels):
             break
     return font
+
+
+def font_of(texts, size):
+    """Pillow's own font; where texts have other letters than it has, Matplotlib's."""
+    if all(text.isascii() for text in texts):
+        return ImageFont.load_default(size)
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
 def interleave(above, below, columns):
@@ -188,9 +202,17 @@ def _scatter_classes(ax, plane, labels, label_names):
         return
     for value, name in enumerate(label_names):
         label = f" {name}" if name.startswith("_") else name  # or Matplotlib would leave it out
-        ax.scatter([], [], color=colours[value], label=_legible(label), **dots)
+        ax.scatter([], [], color=colours[value], label=_legible(_shortened(label)), **dots)
     place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "ncols": -(-len(label_names) // 25)}
-    ax.legend(markerscale=3, frameon=False, **place)
+    legend = ax.legend(markerscale=3, frameon=False, **place)
+    figure = ax.figure  # as much wider as the legend is than one of digits
+    width = legend.get_window_extent(figure.canvas.get_renderer()).width / figure.dpi
+    figure.set_figwidth(figure.get_figwidth() + max(0, width - 1))
+
+
+def _shortened(name):
+    """A name that fits into a legend."""
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
 def _scatter_attribute(ax, plane, present, name):
@@ -201,8 +223,14 @@ def _scatter_attribute(ax, plane, present, name):
     ax.legend(markerscale=2, loc="upper right")
 
 
+def _all_legible(texts):
+    return [_legible(text) for text in texts]
+
+
 def _legible(text):
     """Text with escapes in place of characters that Matplotlib's own font lacks."""
+    if text.isascii():
+        return text
     from matplotlib import font_manager
 
     font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
@@ -220,5 +248,6 @@ def _figure(rows, columns, size, squeeze=True):
 
 
 def _save(figure, path, title):
-    figure.suptitle(_legible(title), parse_math=False)  # a name with two dollars in it is no formula
+    title = textwrap.fill(_legible(title), int(TITLE_LETTERS * figure.get_figwidth()))
+    figure.suptitle(title, parse_math=False)  # a name with two dollars in it is no formula
     replace_with(path, lambda partial: figure.savefig(partial, dpi=110))

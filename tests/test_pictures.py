@@ -122,12 +122,32 @@ def test_a_users_style_changes_nothing(tmp_path):
 @pytest.mark.parametrize("names", [("_cats", "日本", "Käse", "😀"), tuple(map(str, range(3000)))])
 def test_maps_of_odd_and_of_many_classes(tmp_path, names, monkeypatch):
     shown, legend = [], matplotlib.axes.Axes.legend
-    monkeypatch.setattr(matplotlib.axes.Axes, "legend", lambda ax, **how: shown.append(legend(ax, **how)))
+    monkeypatch.setattr(matplotlib.axes.Axes, "legend", lambda ax, **how: shown.append(legend(ax, **how)) or shown[-1])
     means, labels = np.random.default_rng(0).standard_normal((300, 2)), np.arange(300) % len(names)
     pictures.save_latent(tmp_path / "map.png", means, labels, names, "日本")
     assert_drawn(tmp_path / "map.png")
     texts = [text.get_text() for one in shown for text in one.get_texts()]
     assert texts == ([" _cats", r"\u65e5\u672c", "Käse", "😀"] if len(names) == 4 else []), "what the font has, and all"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("names", [[f"Corn_(maize)___Northern_Leaf_{n}" for n in range(75)], ["W" * 120, "i" * 120]])
+def test_long_names_and_titles_are_neither_cut_off_nor_in_the_way(tmp_path, names, monkeypatch):
+    axes, legend = [], matplotlib.axes.Axes.legend
+    monkeypatch.setattr(matplotlib.axes.Axes, "legend", lambda ax, **how: axes.append(ax) or legend(ax, **how))
+    means, labels = np.random.default_rng(0).standard_normal((300, 2)), np.arange(300) % len(names)
+    pictures.save_latent(tmp_path / "map.png", means, labels, names, f"conv_{'W' * 100}_z2, epoch 1: test set")
+    assert_drawn(tmp_path / "map.png")
+    assert axes[0].get_position().width * axes[0].figure.get_figwidth() > 5, "inches of map"
+
+
+def test_grids_tell_names_of_all_letters_apart():
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    captions = ("日本", "花鳥", "Привет", "Собака", "plain")
+    pages = [pictures.grid_page(images, 1, caption, (caption,), (caption,)) for caption in captions]
+    assert len({page.tobytes() for page in pages}) == len(captions)
+    rows = [np.asarray(pictures.grid_page(images, 1, "same", (label, "x"))).tobytes() for label in captions]
+    assert len(set(rows)) == len(captions)
 
 
 def assert_drawn(path):
