@@ -22,7 +22,8 @@ except ImportError:  # Windows: there, nobody watches
     fcntl = None
 
 FREE_TO_CHANGE = {"epochs", "resume", "data_dir", "out", "name", "strategy", "tensorboard"}  # on --resume
-FREE_TO_CHANGE |= {"versions", "program_sha256", "git_commit", "command"}
+ORIGIN = ("versions", "program_sha256", "git_commit", "command")  # of config.json: with what epochs were trained
+FREE_TO_CHANGE |= set(ORIGIN)
 NEEDED = ("seconds", *(f"{split}_{term}" for split in ("train", "test") for term in ("loss", "recon", "kl")))
 
 
@@ -82,7 +83,12 @@ def is_open(folder):
 
 def has_epochs_to_go_on(folder):
     """Whether an open run has a checkpoint of a trained epoch."""
-    return is_open(folder) and any(path.stem != "ckpt-0" for path in folder.glob("checkpoint/ckpt-*.index"))
+    return is_open(folder) and has_trained_checkpoint(folder)
+
+
+def has_trained_checkpoint(folder):
+    """Whether there is a checkpoint of an epoch, listed or not."""
+    return any(path.stem != "ckpt-0" for path in folder.glob("checkpoint/ckpt-*.index"))
 
 
 def numbered(base, number):
@@ -223,13 +229,34 @@ def check_same_run(folder, config):
 
 
 def remark_on_versions(folder, config):
-    """Say so where a run that goes on was begun with other packages, or before this program was edited."""
+    """Say so where a run that goes on was trained with other packages, or before this program was edited."""
     if not (folder / "config.json").exists():
         return
-    if kept(folder / "config.json", "versions") != config["versions"]:
-        note(f"{folder} was begun with other versions of its packages: the rest may differ in the last digits")
-    if kept(folder / "config.json", "program_sha256") != config["program_sha256"]:
-        note(f"{folder} was begun before this program was edited: the rest may differ from what it would have been")
+    origins = origins_of(folder)
+    if any(origin.get("versions") != config["versions"] for origin in origins):
+        note(f"{folder} was trained with other versions of its packages: the rest may differ in the last digits")
+    if any(origin.get("program_sha256") != config["program_sha256"] for origin in origins):
+        note(f"{folder} was trained before this program was edited: the rest may differ from what it would have been")
+
+
+def origins_of(folder):
+    """With what a run's epochs were trained, as its config.json has it: the first ones, then those of each resuming."""
+    begun = {name: kept(folder / "config.json", name) for name in ORIGIN}
+    later = kept(folder / "config.json", "resumed")
+    return [begun, *(origin for origin in (later if isinstance(later, list) else []) if isinstance(origin, dict))]
+
+
+def with_origins(config, folder, done):
+    """`config` for a run that goes on after epoch `done`: what trained the epochs before stays in it.
+
+    "resumed" gets with what, and after which epoch, it goes on, if that is not how it was trained last.
+    """
+    begun, *later = origins_of(folder)
+    now = {name: config[name] for name in ORIGIN}
+    last = {name: [begun, *later][-1].get(name) for name in ORIGIN}
+    if done < config["epochs"] and now != last:
+        later.append({"after_epoch": done} | now)
+    return config | begun | ({"resumed": later} if later else {})
 
 
 def read_rows(path):

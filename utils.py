@@ -19,7 +19,18 @@ with importing():
 
     from data.datasets import Dataset, load_dataset
     from linear_start import SIGMA_FLOOR, fit_ppca, start_at_ppca
-    from run_folder import kept, open_run, read_rows, replace_with, run_config, sole_writer, write_json, write_rows
+    from run_folder import (
+        has_trained_checkpoint,
+        kept,
+        open_run,
+        read_rows,
+        replace_with,
+        run_config,
+        sole_writer,
+        with_origins,
+        write_json,
+        write_rows,
+    )
 
 with loading():
     import keras
@@ -197,18 +208,19 @@ def build_train_step(vae, optimizer, update, settings):
 def build_train_call(vae, average, optimizer, settings):
     """The compiled training function: several steps a call, then one update of the averaged weights.
 
-    train_call(batches, steps, first_step, beta, rate) -> terms (steps_per_call, 2), reconstruction and KL in nats per
-    image; batches: uint8 (steps_per_call, B, H, W, C), of which `steps` are taken, the rows of the others are 0.
+    train_call(batches, steps, first_step, betas, rate) -> terms (steps_per_call, 2), reconstruction and KL in nats per
+    image; batches: uint8 (steps_per_call, B, H, W, C), of which `steps` are taken, the rows of the others are 0; betas:
+    (steps_per_call,), each step's weight of the KL.
     """
     update, update_average = build_updates(vae, average, optimizer, settings)
     train_step = build_train_step(vae, optimizer, update, settings)
 
     @compiled(under_xla(settings) and not tf.distribute.has_strategy())
-    def train_steps(batches, noise, steps, first_step, beta, rate):
+    def train_steps(batches, noise, steps, first_step, betas, rate):
         numbers = tf.range(settings.steps_per_call)[:, None]
 
         def body(k, terms):
-            own = train_step(batches[k], noise[k], first_step + tf.cast(k, tf.int64), beta)
+            own = train_step(batches[k], noise[k], first_step + tf.cast(k, tf.int64), betas[k])
             return k + 1, tf.where(numbers == k, own, terms)
 
         # Not a loop over tf.range(steps), which XLA compiles anew for every number of steps
@@ -217,10 +229,10 @@ def build_train_call(vae, average, optimizer, settings):
         return terms
 
     @compiled()
-    def train_call(batches, steps, first_step, beta, rate):
+    def train_call(batches, steps, first_step, betas, rate):
         shape = settings.batch_size, settings.z
         noise = pixels.draw_noise(settings.seed, NOISE, first_step, settings.steps_per_call, shape)
-        return train_steps(batches, noise, steps, first_step, beta, rate)
+        return train_steps(batches, noise, steps, first_step, betas, rate)
 
     return train_call
 
@@ -266,10 +278,14 @@ def check_finite(terms, place, before, kept_epoch, folder):
     bad = np.argwhere(~np.isfinite(terms))
     if len(bad):
         row, term = bad[0]
-        raise NonFiniteError(
-            f"{('the reconstruction', 'the KL')[term]} term became {terms[row, term]} in {place} {before + row + 1}; "
-            f"{checkpoint_of(folder)} holds epoch {kept_epoch}. Try a smaller --learning-rate"
-        )
+        name = ("the reconstruction term", "the KL term")[term]
+        raise left_the_numbers(name, terms[row, term], f"{place} {before + row + 1}", kept_epoch, folder)
+
+
+def left_the_numbers(name, value, place, kept_epoch, folder):
+    """The NonFiniteError that says what became of which value where, and what is kept."""
+    kept_there = f"{checkpoint_of(folder)} holds epoch {kept_epoch}"
+    return NonFiniteError(f"{name} became {value} in {place}; {kept_there}. Try a smaller --learning-rate")
 
 
 def copy_vae(vae):
@@ -382,7 +398,8 @@ def start_run(encoder, decoder, data, settings, folder):
     checkpoints = open_checkpoints(checkpoint, folder / "checkpoint") if folder else None
     rows = restore(checkpoints, folder) if folder else []
     if folder:
-        write_json(folder / "config.json", config)  # not before a resume could be refused
+        # not before a resume could be refused
+        write_json(folder / "config.json", with_origins(config, folder, len(rows)))
     board = Board(folder) if settings.tensorboard and folder else None
     with lost_workers():
         variables = [*vae.state, *average.state, *optimizer.variables]
@@ -413,6 +430,9 @@ def run_epoch(run, train_call, evaluate_call, epoch):
     training_seconds = time.perf_counter() - began
     recon, kl, errors, means, _ = evaluate_images(evaluate_call, run.data.test, run.settings)
     check_finite(np.stack([recon, kl], axis=-1), f"epoch {epoch}, test image", 0, epoch - 1, run.folder)
+    sigma = float(run.average.sigma)  # infinite long before its logarithm, and so the loss, is
+    if not math.isfinite(sigma):
+        raise left_the_numbers("sigma", sigma, f"epoch {epoch}", epoch - 1, run.folder)
     test_terms = np.array([recon.mean(dtype=np.float64), kl.mean(dtype=np.float64)])
     active_units = int(np.sum(means.var(axis=0) > ACTIVE_VARIANCE))
     seconds = time.perf_counter() - began
@@ -434,10 +454,11 @@ def train_epoch(run, train_call, epoch):
     step, total = (epoch - 1) * steps, np.zeros(2)
     for batches, count in progress(calls, -(-steps // settings.steps_per_call)):
         drawn = pixels.binarized(batches, settings.binarize, random_key(settings.seed, BINARIZE, step))
-        beta = tf.constant(kl_weight(settings.beta, settings.kl_warmup_epochs, step / steps), tf.float32)
+        done = [(step + k) / steps for k in range(settings.steps_per_call)]  # epochs, before each step
+        betas = tf.constant([kl_weight(settings.beta, settings.kl_warmup_epochs, e) for e in done], tf.float32)
         rate = tf.constant(average_rate(settings.average_power, step + count, count), tf.float32)
         counts = tf.constant(count), tf.constant(step, tf.int64)
-        terms = train_call(tf.constant(drawn), *counts, beta, rate).numpy()[:count]
+        terms = train_call(tf.constant(drawn), *counts, betas, rate).numpy()[:count]
         check_finite(terms, f"epoch {epoch}, step", step, epoch - 1, run.folder)
         total += terms.sum(axis=0, dtype=np.float64)
         step += count
@@ -568,7 +589,7 @@ def restore_newest(checkpoints):
 def restore(checkpoints, folder):
     """Load the last checkpoint, or write the first; returns the rows of metrics.csv up to it."""
     if not checkpoints.latest_checkpoint:
-        if read_rows(folder / "metrics.csv"):
+        if read_rows(folder / "metrics.csv") or has_trained_checkpoint(folder):
             path = f"{checkpoints.directory}/checkpoint"
             raise UserError(f"{path}: names no checkpoint, though epochs were trained; start a new run with --name")
         save_checkpoint(checkpoints, 0)

@@ -168,7 +168,7 @@ def test_two_and_two_epochs_are_four_epochs_bit_for_bit(
     """With averages that remember: at the default power, in so short a run, they would be the newest weights."""
     request.getfixturevalue(setting)
     monkeypatch.setattr(SCRIPTS[script], "AVERAGE_POWER", 0.5)
-    flags = ("--dataset", dataset, "--z", 4, "--limit", 150)
+    flags = ("--dataset", dataset, "--z", 4, "--limit", 150, "--kl-warmup-epochs", 3)
     train(script, tmp_path, *flags, "--name", "parts")
     train(script, tmp_path, *flags, "--name", "parts", "--epochs", 4, "--resume")
     train(script, tmp_path, *flags, "--name", "whole", "--epochs", 4)
@@ -240,11 +240,29 @@ def test_a_kl_warmup_that_ends_after_the_run_is_remarked_on(quick, tmp_path, cap
         assert (f"--kl-warmup-epochs {epochs}: the KL's weight reaches" in capsys.readouterr().out) == told
 
 
-def test_an_edited_program_is_remarked_on_where_a_run_goes_on(quick, tmp_path, monkeypatch, capsys):
-    for epochs, program, told in ((1, "a" * 64, False), (2, "a" * 64, False), (3, "b" * 64, True)):
+def test_what_a_run_was_trained_with_stays_in_its_config(quick, tmp_path, monkeypatch, capsys):
+    """By the epoch from which on it was; a line says so wherever a run goes on with another form of the program."""
+    told = []
+    for epochs, program in ((2, "a"), (3, "a"), (3, "b"), (4, "b"), (5, "b"), (6, "a")):
         monkeypatch.setattr(run_folder, "program_sha256", lambda program=program: program)
+        monkeypatch.setattr(sys, "argv", ["vae_fc.py", f"--epochs {epochs}"])
         train("fc", tmp_path, "--resume", "--epochs", epochs)
-        assert ("was begun before this program was edited" in capsys.readouterr().out) == told
+        told.append("was trained before this program was edited" in capsys.readouterr().out)
+    assert told == [False, False, True, True, True, True]
+    config = json.loads((tmp_path / "fc_toy-digits_z2" / "config.json").read_text())
+    assert (config["program_sha256"], config["command"], config["epochs"]) == ("a", "vae_fc.py --epochs 2", 6)
+    found = [(part["after_epoch"], part["program_sha256"], part["command"][-1]) for part in config["resumed"]]
+    assert found == [(2, "a", "3"), (3, "b", "4"), (4, "b", "5"), (5, "a", "6")], "nothing was trained by the third"
+    assert set(config["resumed"][0]) == {"after_epoch", "versions", "program_sha256", "git_commit", "command"}
+
+
+@pytest.mark.parametrize("damaged", [5, "text", [5], [{}], {}, None])
+def test_a_damaged_history_does_not_cost_the_run(damaged, out, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["another command"])
+    path = out / "run" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"resumed": damaged}))
+    assert train("fc", out, "--name", "run", "--resume", "--epochs", 3)["epoch"] == 3
+    assert json.loads(path.read_text())["resumed"][-1]["after_epoch"] == 2
 
 
 def test_the_program_is_all_of_its_files(tmp_path, monkeypatch):
@@ -379,11 +397,13 @@ def test_resume_names_a_setting_that_earlier_versions_had_not(out):
         train("fc", out, "--name", "run", "--resume", "--epochs", 3)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00garbage", None])
-def test_a_list_of_checkpoints_that_is_lost_does_not_cost_the_run(content, out):
+@pytest.mark.parametrize(("content", "table"), [(b"", True), (b"\x00garbage", True), (None, True), (None, False)])
+def test_a_list_of_checkpoints_that_is_lost_does_not_cost_the_run(content, table, out):
     """Power failed: the small file that names the last checkpoint is empty, garbled or gone. The epochs stay."""
     path = out / "run" / "checkpoint" / "checkpoint"
     path.unlink() if content is None else path.write_bytes(content)
+    if not table:
+        (out / "run" / "metrics.csv").write_bytes(b"")
     before = contents(out / "run")
     with pytest.raises(UserError, match=r"checkpoint/checkpoint: .*; start a new run with --name"):
         train("fc", out, "--name", "run", "--resume", "--epochs", 3)
@@ -656,6 +676,22 @@ def test_losses_that_leave_the_numbers_stop_the_run(quick, tmp_path):
     reader = tf.train.load_checkpoint(kept)
     names = [name for name in reader.get_variable_to_shape_map() if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
     assert all(np.all(np.isfinite(reader.get_tensor(name))) for name in names), "the last good state"
+
+
+def test_a_sigma_that_is_infinite_stops_the_run(quick, tmp_path, monkeypatch):
+    """The loss, in which only its logarithm is, stays finite: log sigma is 89 here from the second epoch on."""
+    run_epoch = utils.run_epoch
+
+    def run_away(run, train_call, evaluate_call, epoch):
+        if epoch == 2:
+            run.vae.log_sigma.assign(89.0)
+            monkeypatch.setattr(utils, "average_rate", lambda *_: 1.0)
+        return run_epoch(run, train_call, evaluate_call, epoch)
+
+    monkeypatch.setattr(utils, "run_epoch", run_away)
+    with pytest.raises(NonFiniteError, match=r"^sigma became inf in epoch 2; .* holds epoch 1\. Try a smaller"):
+        train("fc", tmp_path, "--dataset", "toy-faces", "--name", "run")
+    assert len(read(tmp_path / "run")) == 1
 
 
 # Small checkpoints, and averages that remember: at the default power they would be the newest weights

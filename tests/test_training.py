@@ -124,7 +124,7 @@ def test_a_call_takes_each_step_with_its_own_noise_and_then_moves_the_average():
     first = tf.constant(5, tf.int64)
     with step_by_step():
         train_call = utils.build_train_call(vae, average, utils.build_optimizer(chosen, vae.variables, 10), chosen)
-        terms = train_call(tf.constant(batches), tf.constant(2), first, tf.constant(1.0), tf.constant(0.25)).numpy()
+        terms = train_call(tf.constant(batches), tf.constant(2), first, tf.ones(3), tf.constant(0.25)).numpy()
     noise = pixels.draw_noise(0, pixels.NOISE, first, 3, (4, 3))
     for step in range(2):
         expected = [np.mean(part) for part in vae.elbo_terms(pixels.to_pixels(batches[step]), noise[step])]
@@ -134,11 +134,33 @@ def test_a_call_takes_each_step_with_its_own_noise_and_then_moves_the_average():
         np.testing.assert_allclose(mean - variable, 0.75 * np.ones(variable.shape), atol=1e-5)
 
 
-def test_an_epoch_numbers_its_steps_and_returns_the_mean_of_their_terms():
-    chosen = settings(binarize="none", beta=1.0, kl_warmup_epochs=0.0, average_power=7.0)
-    data = utils.Dataset("numbers", numbered(30), numbered(30), None, None, ())
+def weights_after(*calls):
+    """Those of a small run after calls of (steps, first step, betas)."""
+    chosen = settings(steps_per_call=3, xla=False, warmup_steps=0, shift=0, mirror=False)
+    vae = small_run("bernoulli")
+    batches = np.random.default_rng(0).integers(0, 256, (1, 4, 6, 6, 1), np.uint8).repeat(3, axis=0)
+    with step_by_step():
+        optimizer = utils.build_optimizer(chosen, vae.variables, 10)
+        train_call = utils.build_train_call(vae, utils.copy_vae(vae), optimizer, chosen)
+        for steps, first, betas in calls:
+            train_call(tf.constant(batches), steps, tf.constant(first, tf.int64), tf.constant(betas), tf.constant(1.0))
+    return np.concatenate([np.ravel(variable) for variable in vae.variables])
 
-    def train_call(batches, steps, first_step, beta, rate):
+
+def test_each_step_of_a_call_has_its_own_weight_of_the_kl():
+    whole = weights_after((2, 0, (0.0, 1.0, 0.0)))
+    apart = weights_after((1, 0, (0.0, 0.0, 0.0)), (1, 1, (1.0, 0.0, 0.0)))
+    np.testing.assert_allclose(whole, apart, rtol=1e-5, atol=1e-6)
+    assert np.abs(whole - weights_after((2, 0, (0.0, 0.0, 0.0)))).max() > 1e-3
+
+
+def test_an_epoch_numbers_its_steps_and_returns_the_mean_of_their_terms():
+    chosen = settings(binarize="none", beta=0.5, kl_warmup_epochs=1.5, average_power=7.0)
+    data = utils.Dataset("numbers", numbered(30), numbered(30), None, None, ())
+    weights = []
+
+    def train_call(batches, steps, first_step, betas, rate):
+        weights.extend(betas.numpy()[: int(steps)])
         terms = np.zeros((3, 2))
         terms[: int(steps), 0] = int(first_step) + np.arange(int(steps))
         terms[: int(steps), 1] = 1
@@ -146,6 +168,7 @@ def test_an_epoch_numbers_its_steps_and_returns_the_mean_of_their_terms():
 
     run = utils.Run(chosen, data, None, None, None, None, None, [], None)
     np.testing.assert_allclose(utils.train_epoch(run, train_call, 2), [np.mean(range(7, 14)), 1])
+    np.testing.assert_allclose(weights, [0.5 * min(1, step / 7 / 1.5) for step in range(7, 14)], rtol=1e-6)
 
 
 def test_evaluation_counts_every_image_once(monkeypatch):
