@@ -18,6 +18,13 @@ from run_folder import FREE_TO_CHANGE
 import tensorflow as tf
 
 
+@contextlib.contextmanager
+def on_devices(name):
+    """Work under the strategy of that name; there, a worker that is gone ends the others' with one line."""
+    with open_strategy(name).scope(), lost_workers():
+        yield
+
+
 def open_strategy(name):
     """The tf.distribute.Strategy of that name; to be asked for before any other work of TensorFlow's.
 
@@ -61,6 +68,11 @@ def check_cluster(text):
         raise UserError(f"--strategy multiworker: TF_CONFIG is {text!r}; it has to be like {example}") from None
 
 
+def are_several():
+    """Whether this is one worker of several, each a process of its own."""
+    return tf.distribute.get_strategy().cluster_resolver is not None
+
+
 def is_chief():
     """Whether this process keeps the run folder: of several machines, the first alone."""
     resolver = tf.distribute.get_strategy().cluster_resolver
@@ -97,7 +109,7 @@ def from_chief(values):
 def agree(config):
     """UserError where this worker was started with other settings or images than the first one.
 
-    Other packages or another form of this program get a line.
+    Other packages or another form of this program get a line. Before any variable is made: their shapes may differ.
     """
     software = {name: config[name] for name in ("versions", "program_sha256")}
     settings = {name: value for name, value in config.items() if name not in FREE_TO_CHANGE - {"epochs"}}
@@ -111,11 +123,10 @@ def agree(config):
         note("this worker's packages, or its files of this program, are not the first one's: use the same")
 
 
-def start_together(rows, config, variables):
+def start_together(rows, variables):
     """Give every worker the variables of the one that keeps the run folder; returns `rows`, blank ones elsewhere."""
-    if tf.distribute.get_strategy().cluster_resolver is None:
+    if not are_several():
         return rows
-    agree(config)
     done, *values = from_chief([np.int64(len(rows)), *variables])
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
@@ -128,6 +139,6 @@ def lost_workers():
     try:
         yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError):
-        if tf.distribute.get_strategy().cluster_resolver is None:
+        if not are_several():
             raise
         raise UserError("--strategy multiworker: a worker is gone; start all of them again with --resume") from None

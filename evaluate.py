@@ -82,7 +82,7 @@ def load_run(folder, options):
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: cannot be written to, and evaluation.json has to go there; copy the run elsewhere")
     config = read_json(folder / "config.json", CONFIG)
-    metrics = read_json(folder / "metrics.json", {"epoch": (int,), "test_loss": (float,), "sigma": (float, type(None))})
+    metrics = read_metrics(folder)
     settings = argparse.Namespace(**config)
     settings.training_seed, settings.seed = config["seed"], options.seed
     settings.data_dir = options.data_dir or config["data_dir"]
@@ -95,10 +95,17 @@ def load_run(folder, options):
         data = with_checksum(replace(data, **black_and_white))
     encoder = load_half(folder / "encoder.keras", data.image_shape, (2 * settings.z,))
     decoder = load_half(folder / "decoder.keras", (settings.z,), data.image_shape)
+    if read_metrics(folder) != metrics:  # which goes before networks are replaced, and comes back last
+        raise UserError(f"{folder}: was trained further meanwhile; evaluate it again")
     sigma = checked_sigma(metrics["sigma"], settings.likelihood, folder)
     log_sigma = tf.Variable(math.log(sigma), dtype=tf.float32)
     vae = elbo.Vae(encoder, decoder, log_sigma, settings.likelihood)
     return Trained(folder, settings, metrics["epoch"], data, vae, metrics["test_loss"])
+
+
+def read_metrics(folder):
+    """metrics.json of a finished run."""
+    return read_json(folder / "metrics.json", {"epoch": (int,), "test_loss": (float,), "sigma": (float, type(None))})
 
 
 @functools.lru_cache(maxsize=1)

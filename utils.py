@@ -39,7 +39,7 @@ with loading():
     import pictures
     import pixels
     from board import Board
-    from distributed import is_chief, lost_workers, open_strategy, share_of_batch, start_together
+    from distributed import agree, are_several, is_chief, on_devices, share_of_batch, start_together
     from elbo import Vae, compiled
     from pixels import BINARIZE, EVALUATE, MIRROR, NOISE, SAMPLE, SHIFT, random_key
     from precision import in_bfloat16, lacks_instructions
@@ -49,7 +49,7 @@ with loading():
     tf.get_logger().setLevel("ERROR")  # its advice on retracing means nothing to a user
     GPUS = tf.config.list_physical_devices("GPU")
 
-__all__ = ["launch", "load_dataset", "open_strategy", "parse_settings", "train"]  # what a script needs
+__all__ = ["launch", "load_data", "load_dataset", "on_devices", "parse_settings", "train"]  # what scripts need
 
 PICTURE_SECONDS = 10  # between two drawings of the pictures while training
 ACTIVE_VARIANCE = 0.01  # a unit is active if Var over x of E[z|x] is above this (Burda et al. 2016, section 5.2)
@@ -57,6 +57,14 @@ ACTIVE_VARIANCE = 0.01  # a unit is active if Var over x of E[z|x] is above this
 # ---------------------------------------------------------------------------------------------------------------
 # Training
 # ---------------------------------------------------------------------------------------------------------------
+
+
+def load_data(settings):
+    """The Dataset that a run is trained and tested on; of several workers, each has to have the same."""
+    data = load_dataset(settings.dataset, settings.data_dir, settings.image_size, settings.limit)
+    if are_several():
+        agree(run_config(settings, data))
+    return data
 
 
 def build_optimizer(settings, variables, steps):
@@ -354,8 +362,7 @@ def train_epochs(run, train_call, evaluate_call):
     means = errors = None
     try:
         for epoch in range(len(run.rows) + 1, settings.epochs + 1):
-            with lost_workers():
-                means, errors = run_epoch(run, train_call, evaluate_call, epoch)
+            means, errors = run_epoch(run, train_call, evaluate_call, epoch)
             if time.perf_counter() - pictured > PICTURE_SECONDS and epoch < settings.epochs and run.folder:
                 draw_pictures(run, means)
                 pictured = time.perf_counter()
@@ -401,9 +408,7 @@ def start_run(encoder, decoder, data, settings, folder):
         # not before a resume could be refused
         write_json(folder / "config.json", with_origins(config, folder, len(rows)))
     board = Board(folder) if settings.tensorboard and folder else None
-    with lost_workers():
-        variables = [*vae.state, *average.state, *optimizer.variables]
-        rows = start_together(rows, config, variables)
+    rows = start_together(rows, [*vae.state, *average.state, *optimizer.variables])
     run = Run(settings, data, folder, vae, average, optimizer, checkpoints, rows, board)
     note(
         f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, "

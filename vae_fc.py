@@ -117,8 +117,8 @@ def build_decoder(image_shape, z, linear):
 def main(argv=None):
     """Train as the constants and flags say; returns the content of metrics.json."""
     settings = utils.parse_settings("fc", __doc__, globals(), argv)
-    with utils.open_strategy(settings.strategy).scope():
-        data = utils.load_dataset(settings.dataset, settings.data_dir, settings.image_size, settings.limit)
+    with utils.on_devices(settings.strategy):
+        data = utils.load_data(settings)
         keras.utils.set_random_seed(settings.seed)
         linear = settings.likelihood == "gaussian"  # logits have no linear solution in closed form
         encoder = build_encoder(data.image_shape, settings.z, linear)

@@ -169,9 +169,31 @@ def test_a_lost_worker_ends_the_run_and_resuming_completes_it(lost, flags, tmp_p
 
 
 @pytest.mark.slow
-def test_a_worker_with_other_flags_is_refused(flags):
-    codes, errors = codes_and_errors(2, "fc", flags, [["--seed", "1"], ["--seed", "2"]])
+@pytest.mark.parametrize("flag", ["--seed", "--z"])
+def test_a_worker_with_other_flags_is_refused(flag, flags):
+    codes, errors = codes_and_errors(2, "fc", flags, [[flag, "1"], [flag, "2"]])
     assert codes == [2, 2] and any("differ from the first one's" in error for error in errors)
+    assert all(error.count("\n") == 1 for error in errors), errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("without", [0, 1])
+def test_a_worker_without_the_images_ends_the_others_with_a_line(without, flags):
+    own = [["--dataset", "nowhere"] if index == without else [] for index in range(2)]
+    check_ends(without, "no folder of that name", *codes_and_errors(2, "fc", flags, own))
+
+
+@pytest.mark.slow
+def test_a_first_worker_that_may_not_resume_ends_the_others_with_a_line(flags):
+    run_python("-c", AS_COMMAND.format("fc"), *flags, "--name", "run", cwd=ROOT, check=True)
+    other = [*flags, "--name", "run", "--resume", "--learning-rate", "0.5"]
+    check_ends(0, "learning_rate is", *codes_and_errors(2, "fc", other))
+
+
+def check_ends(first, words, codes, errors):
+    """Both of two workers ended with exit code 2 and one line: the first for its own reason, the other for that."""
+    assert codes == [2, 2] and all(error.count("\n") == 1 for error in errors), errors
+    assert words in errors[first] and "a worker is gone; start all of them again" in errors[1 - first]
 
 
 @pytest.mark.parametrize("other, line", [("program_sha256", "files of this program"), ("versions", "packages")])

@@ -497,6 +497,19 @@ def test_damaged_runs_are_refused_in_one_line(damage, small_sets, finished_run, 
     assert not (run / "evaluation.json").exists()
 
 
+def test_a_run_that_is_trained_further_meanwhile(small_sets, finished_run, tmp_path, monkeypatch):
+    """Its networks are of another epoch than its metrics.json was a moment before."""
+    folder, load = shutil.copytree(finished_run, tmp_path / "run"), evaluate.load_half
+
+    def overtaken(path, *shapes):
+        edit(folder / "metrics.json", epoch=99)
+        return load(path, *shapes)
+
+    monkeypatch.setattr(evaluate, "load_half", overtaken)
+    with pytest.raises(UserError, match="was trained further meanwhile; evaluate it again"):
+        evaluate.main([str(folder)])
+
+
 def test_images_smaller_than_the_window_of_ssim(quick, tmp_path, monkeypatch):
     monkeypatch.setenv("VAE_DATA", str(tmp_path))
     random = np.random.default_rng(0)
