@@ -37,10 +37,11 @@ def load_classifier(data, data_dir):
     """
     labels = hashlib.sha256(np.ascontiguousarray(data.train_labels)).hexdigest()
     recipe = [RECIPE, FILTERS, FEATURES, DROPOUT, EPOCHS, BATCH_SIZE, LEARNING_RATE, MOST_IMAGES]
+    signature = [data.sha256, labels, list(data.label_names), recipe]
     name = f"classifier-{data.name}-{data.sha256[:8]}"  # sets of one name keep one each
     way_out = "delete it, and the next evaluation trains it anew"
     try:
-        kept = open_cache(data_dir, name, [data.sha256, labels, recipe], lambda folder: train_classifier(data, folder))
+        kept = open_cache(data_dir, name, signature, lambda folder: train_classifier(data, folder))
         model = load_network(kept / "classifier.keras", way_out)
     except OSError as error:
         note(f"{data_dir}: the classifier cannot be kept there ({reason(error)}), so it is for this evaluation only")

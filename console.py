@@ -7,11 +7,13 @@ import gc
 import itertools
 import math
 import os
+import re
 import sys
 from pathlib import Path
 
 from data.layouts import idx_folder
 
+LONGEST_NAME, LONGEST_PATH = 200, 4000  # bytes
 EXIT_BAD_INPUT, EXIT_NON_FINITE, EXIT_INTERRUPTED = 2, 3, 130
 PACKAGES = {"tensorflow", "keras", "numpy", "matplotlib", "PIL"}  # that requirements.txt brings
 
@@ -28,6 +30,12 @@ def reason(error):
     """Why something failed, in a few words on one line."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split())[:300]
+
+
+def plain(error):
+    """Why TensorFlow failed, in a few words, without the names of its operations."""
+    text = re.sub(r"^\{\{.*?\}\} |\s*\[Op.*", "", " ".join(str(error).split()))
+    return text.split("; ")[-1][:300] or type(error).__name__
 
 
 def one_line(text):
@@ -177,6 +185,8 @@ def _number(kind, low, high=math.inf):
 def _folder_name(text):
     if text in ("", ".", "..") or Path(text).name != text or not text.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r} is not a plain folder name")
+    if len(os.fsencode(text)) > LONGEST_NAME:  # of the 255 that a disk takes: further runs have numbers
+        raise argparse.ArgumentTypeError(f"a name of more than {LONGEST_NAME} bytes")
     return _no_pattern(text)
 
 
@@ -184,12 +194,16 @@ def _no_pattern(text):
     """A path of run folders: TensorFlow deletes old checkpoints by a pattern, which would be other runs' as well."""
     if set(text) & set("*?[]" if os.name == "nt" else "*?[]\\"):
         raise argparse.ArgumentTypeError(f"{text!r} has one of * ? [ ] \\ in it, which TensorFlow takes for patterns")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not in UTF-8, and TensorFlow asks for that")
     return text
 
 
 def _path(text):
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError("an empty path")
+    if len(os.fsencode(text)) > LONGEST_PATH or any(len(os.fsencode(part)) > 255 for part in Path(text).parts):
+        raise argparse.ArgumentTypeError("a path that is too long")
     return os.path.expanduser(text)  # noqa: PTH111 (which raises where there is no such user); as in --out=~/runs
 
 

@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 
-from console import UserError, note, reason
+from console import UserError, note, plain, reason
 from run_folder import FREE_TO_CHANGE
 
 # isort: split
@@ -23,6 +23,10 @@ def on_devices(name):
     """Work under the strategy of that name; there, a worker that is gone ends the others' with one line."""
     with open_strategy(name).scope(), lost_workers():
         yield
+
+
+# What TensorFlow raises where another worker is missing; the last one also at faults of this one
+LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError)
 
 
 def open_strategy(name):
@@ -138,7 +142,9 @@ def lost_workers():
     """A worker that is gone ends the run with one line."""
     try:
         yield
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError):
+    except LOST as error:
         if not are_several():
             raise
-        raise UserError("--strategy multiworker: a worker is gone; start all of them again with --resume") from None
+        own = isinstance(error, tf.errors.InternalError)
+        why = f"a worker is gone, or this one failed ({plain(error)})" if own else "a worker is gone"
+        raise UserError(f"--strategy multiworker: {why}; start all of them again with --resume") from None

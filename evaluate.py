@@ -88,8 +88,10 @@ def load_run(folder, options):
     settings.data_dir = options.data_dir or config["data_dir"]
     data = load_data(settings.dataset, settings.data_dir, settings.image_size, settings.limit)
     if data.sha256 != settings.pixels_sha256:
-        where = f"{settings.dataset} in {settings.data_dir}"
-        raise UserError(f"{folder}: was trained on other images than {where} has now; name theirs with --data-dir")
+        own = Path(settings.dataset).is_dir()
+        where = settings.dataset if own else f"{settings.dataset} in {settings.data_dir}"
+        way_out = "put those back" if own else "name theirs with --data-dir"
+        raise UserError(f"{folder}: was trained on other images than {where} has now; {way_out}")
     if settings.binarize == "threshold":  # nothing of the run has to do with grey
         black_and_white = {part: np.uint8(255) * (getattr(data, part) > 127) for part in ("train", "test")}
         data = with_checksum(replace(data, **black_and_white))
@@ -158,7 +160,7 @@ def load_half(path, input_shape, output_shape):
 
 
 def evaluate_run(run, options):
-    """Write evaluation.json and the pictures of a run; returns the content of evaluation.json.
+    """Write the pictures of a run, then evaluation.json; returns the content of that. What was there goes before.
 
     Raises NonFiniteError where the loss or the likelihood of a test image is not finite.
     """
@@ -175,16 +177,19 @@ def evaluate_run(run, options):
     mixture_codes = draw_from_mixture(run, train_means, train_log_stds)
     numbers = elbo_numbers(recon, kl, codes) | pixel_numbers(run, error, codes[0], ppca)
     remark_on_loss(run, numbers["loss"])
-    numbers |= likelihood_numbers(run, codes, options) | density_numbers(run, ppca)
+    numbers |= likelihood_numbers(run, codes, recon + kl, options) | density_numbers(run, ppca)
     found, neighbours = feature_numbers(run, codes[0], mixture_codes, ppca)
     about = {name: getattr(run.settings, name) for name in ("dataset", "script", "z", "likelihood", "binarize")}
     about |= {"epoch": run.epoch, "training_seed": run.settings.training_seed, "seed": run.settings.seed}
-    about |= {"test_images": len(run.data.test), "seconds": round(time.perf_counter() - began, 1)}
-    write_json(run.folder / "evaluation.json", about | numbers | found)
+    about |= {"pixels_sha256": run.settings.pixels_sha256, "test_images": len(run.data.test)}
+    for name in ("evaluation.json", *PICTURES):  # of an earlier epoch, perhaps
+        (run.folder / name).unlink(missing_ok=True)
     draw_pictures(run, codes, recon + kl, neighbours)
     draw_mixture(run, mixture_codes)
     draw_attributes(run, codes[0], train_means, train_rows)
-    return about | numbers | found
+    result = about | {"seconds": round(time.perf_counter() - began, 1)} | numbers | found
+    write_json(run.folder / "evaluation.json", result)
+    return result
 
 
 def remark_on_loss(run, loss):
@@ -223,10 +228,11 @@ def elbo_numbers(recon, kl, codes):
     }
 
 
-def likelihood_numbers(run, codes, options):
-    """The importance-weighted bound on -log p(x), nats per image; codes: mean and log-std of q(z|x), each (N, z).
+def likelihood_numbers(run, codes, loss, options):
+    """The importance-weighted bound on -log p(x), nats per image, and the loss of the same images.
 
-    Of evenly spaced test images where it is not of all: the first ones of a folder may all be of one class.
+    codes: mean and log-std of q(z|x), each (N, z); loss (N,). Of evenly spaced test images where it is not of all: the
+    first ones of a folder may all be of one class.
     """
     samples = options.nll_samples or NLL_SAMPLES.get(run.settings.script, NLL_SAMPLES_OF_OTHERS)
     count = min(options.nll_images or NLL_IMAGES[run.settings.likelihood] or math.inf, len(run.data.test))
@@ -244,7 +250,8 @@ def likelihood_numbers(run, codes, options):
         image = 1 + chosen[np.argmin(np.isfinite(nll))]
         raise NonFiniteError(f"{run.folder}: the likelihood of test image {image} is no number")
     error = float(nll.std(ddof=1) / math.sqrt(count)) if count > 1 else None
-    return {"nll": mean_of(nll), "nll_samples": samples, "nll_images": count, "nll_standard_error": error}
+    about = {"nll_samples": samples, "nll_images": count, "nll_standard_error": error}
+    return {"nll": mean_of(nll), "loss_of_nll_images": mean_of(loss[chosen])} | about
 
 
 def density_numbers(run, ppca):
@@ -521,21 +528,22 @@ def draw_attributes(run, means, train_means, train_rows, count=10):
     pictures.save_grid(run.folder / "attributes.png", grid, len(columns), caption, (), heads)
 
 
-def draw_summary(path, runs, count=10):
+def draw_summary(path, runs, names, count=10):
     """The same test images as each run reconstructs them, and samples of each, side by side, a block a data set."""
     pages = []
     for sha256 in dict.fromkeys(run.data.sha256 for run in runs):
-        peers = [run for run in runs if run.data.sha256 == sha256]
-        data = peers[0].data
+        peers = {name: run for name, run in zip(names, runs, strict=True) if run.data.sha256 == sha256}
+        first = next(iter(peers.values()))
+        data = first.data
         chosen = utils.picture_rows(data, count)
-        rows = [np.concatenate([originals(peers[0], chosen), np.ones((len(chosen) + 1, *data.image_shape))])]
-        for run in peers:
+        rows = [np.concatenate([originals(first, chosen), np.ones((len(chosen) + 1, *data.image_shape))])]
+        for run in peers.values():
             x = pixels.chosen_pixels(run.data.test, run.settings, chosen)
             below = run.vae.pixel_means(run.vae.posterior(x)[0])
             samples = decode(run, sample_codes(run)[: len(chosen)])
             rows.append(np.concatenate([below, np.ones((1, *data.image_shape)), samples]))
         caption = f"{data.name}: left, test images and what each run makes of them; right, samples of each"
-        labels = ["test images", *[run.folder.name for run in peers]]
+        labels = ["test images", *peers]
         pages.append(pictures.grid_page(np.concatenate(rows), 2 * len(chosen) + 1, caption, labels))
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures.save_pages(path, pages)
@@ -589,6 +597,12 @@ def print_tables(names, results):
         "PSNR in dB, of the mean squared error; C_T below -3 and that of (blurred) test images: look for copies;\n"
         "(in brackets: to compare with)"
     )
+    if len({numbers["pixels_sha256"] for numbers in results}) > 1:
+        note("these runs are of different images: compare Frechet distances and C_T only between runs on the same ones")
+    for name, numbers in zip(names, results, strict=True):
+        if numbers["nll_images"] < numbers["test_images"]:
+            own = f"{numbers['nll_images']:,} test images, whose loss is {numbers['loss_of_nll_images']:,.2f}"
+            note(f"{name}: NLL is of {own}, from {numbers['nll_samples']:,} samples each")
     for name, numbers in zip(names, results, strict=True):
         if numbers["attributes"]:
             print_attributes(name, numbers["attributes"])
@@ -607,20 +621,33 @@ def print_attributes(name, found):
     note("\n".join(table(rows)))
 
 
+def short_names(folders):
+    """What to call runs: by their folders' names, or where those repeat, by what tells their paths apart."""
+    names = [folder.name for folder in folders]
+    if len(set(names)) == len(names):
+        return names
+    return [os.path.relpath(folder, os.path.commonpath(folders)) for folder in folders]
+
+
 def main(argv=None):
     """Evaluate each run; returns the contents of their evaluation.json."""
     options = parse_evaluation(__doc__, argv)
-    folders = dict.fromkeys(Path(os.path.realpath(folder)) for folder in options.runs)  # each once, "." by its name
+    folders = list(dict.fromkeys(Path(os.path.realpath(path)) for path in options.runs))  # each once, "." by its name
     runs = [load_run(folder, options) for folder in folders]
-    results = [evaluate_run(run, options) for run in runs]
-    print_tables([run.folder.name for run in runs], results)
+    names, results = short_names(folders), []
+    try:
+        for run in runs:
+            results.append(evaluate_run(run, options))
+    finally:
+        if results:  # some minutes each: not lost where a later one fails
+            print_tables(names[: len(results)], results)
     for run in runs:
         note(f"\n{run.folder / 'evaluation.json'}")
         for name, content in PICTURES.items():
             if (run.folder / name).exists():
                 note(f"  {run.folder / name}  {content}")
     if len(runs) > 1:
-        draw_summary(Path(options.out) / "summary.png", runs)
+        draw_summary(Path(options.out) / "summary.png", runs, names)
         note(f"\n{Path(options.out) / 'summary.png'}  the same test images and samples of each run")
     return results
 

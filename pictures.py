@@ -202,7 +202,7 @@ def _scatter_classes(ax, plane, labels, label_names):
         return
     for value, name in enumerate(label_names):
         label = f" {name}" if name.startswith("_") else name  # or Matplotlib would leave it out
-        ax.scatter([], [], color=colours[value], label=_legible(_shortened(label)), **dots)
+        ax.scatter([], [], color=colours[value], label=_shortened(_legible(label)), **dots)
     place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "ncols": -(-len(label_names) // 25)}
     legend = ax.legend(markerscale=3, frameon=False, **place)
     figure = ax.figure  # as much wider as the legend is than one of digits

@@ -230,20 +230,21 @@ def check_same_run(folder, config):
 
 def remark_on_versions(folder, config):
     """Say so where a run that goes on was trained with other packages, or before this program was edited."""
-    if not (folder / "config.json").exists():
-        return
-    origins = origins_of(folder)
+    origins = origins_of(folder, len(read_rows(folder / "metrics.csv")))
     if any(origin.get("versions") != config["versions"] for origin in origins):
         note(f"{folder} was trained with other versions of its packages: the rest may differ in the last digits")
     if any(origin.get("program_sha256") != config["program_sha256"] for origin in origins):
         note(f"{folder} was trained before this program was edited: the rest may differ from what it would have been")
 
 
-def origins_of(folder):
-    """With what a run's epochs were trained, as its config.json has it: the first ones, then those of each resuming."""
+def origins_of(folder, done):
+    """With what the first `done` epochs of a run were trained, by its config.json: as begun, then as resumed."""
+    if not done:
+        return []
     begun = {name: kept(folder / "config.json", name) for name in ORIGIN}
     later = kept(folder / "config.json", "resumed")
-    return [begun, *(origin for origin in (later if isinstance(later, list) else []) if isinstance(origin, dict))]
+    known = [origin for origin in (later if isinstance(later, list) else []) if isinstance(origin, dict)]
+    return [begun, *(origin for origin in known if origin.get("after_epoch") in range(done))]
 
 
 def with_origins(config, folder, done):
@@ -251,7 +252,9 @@ def with_origins(config, folder, done):
 
     "resumed" gets with what, and after which epoch, it goes on, if that is not how it was trained last.
     """
-    begun, *later = origins_of(folder)
+    if not done:
+        return config
+    begun, *later = origins_of(folder, done)
     now = {name: config[name] for name in ORIGIN}
     last = {name: [begun, *later][-1].get(name) for name in ORIGIN}
     if done < config["epochs"] and now != last:

@@ -7,12 +7,22 @@ decoder, arXiv:2006.13202), Burda et al. 2016 (active units, arXiv:1509.00519).
 
 import argparse
 import math
-import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from console import NonFiniteError, UserError, importing, is_interrupt, launch, loading, note, parse_settings, progress
+from console import (
+    NonFiniteError,
+    UserError,
+    importing,
+    is_interrupt,
+    launch,
+    loading,
+    note,
+    parse_settings,
+    plain,
+    progress,
+)
 
 with importing():
     import numpy as np
@@ -544,12 +554,6 @@ def save_checkpoint(checkpoints, epoch):
         full = isinstance(error, tf.errors.ResourceExhaustedError)
         way_out = f"{'free some disk space' if full else 'check its permissions'}, then --resume"
         raise UserError(f"{checkpoints.directory}: cannot be written ({plain(error)}); {way_out}") from None
-
-
-def plain(error):
-    """Why something failed, in a few words, without the names of TensorFlow's operations."""
-    text = re.sub(r"^\{\{.*?\}\} |\s*\[Op.*", "", " ".join(str(error).split()))
-    return text.split("; ")[-1][:300] or type(error).__name__
 
 
 # What TensorFlow raises at damaged checkpoints: errors of its own and of Python's.

@@ -28,6 +28,7 @@ DIGITS = tuple("0123456789")
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORD = 1 + 32 * 32 * 3  # bytes of an image in CIFAR-10's binary files: its label, then red, green and blue planes
 MOST_IMAGES, MOST_BYTES = 10_000_000, 8_000_000_000  # a header that promises more is damaged
+MOST_HEADER = 10_000  # bytes of an extended header in an archive
 MOST_OF_SMALL = 500_000_000  # bytes that any file may hold; more than this only if it is not much smaller itself
 TOY_SETS = {  # name: (how to draw, training images, test images, names of the labels)
     "toy-digits": (toy.draw_digits, 10_000, 2_000, DIGITS),
@@ -171,7 +172,8 @@ def read_idx_files(paths, sides, classes, way_out):
     for split in SPLITS:
         images = read_idx(paths[split, "images"], (sides, sides), way_out)
         labels = read_idx(paths[split, "labels"], (), way_out)
-        check_labels(paths[split, "labels"], images, labels, classes, way_out)
+        check_count(paths[split, "labels"], paths[split, "images"], images, labels, way_out)
+        check_labels(paths[split, "labels"], labels, classes, way_out)
         parts |= {split: images[..., None], f"{split}_labels": labels}
     check_order(paths["train", "images"], parts)
     return parts
@@ -184,10 +186,15 @@ def check_order(path, parts):
         note(f"{path}: {train:,} training images and {test:,} test images; were they exchanged?")
 
 
-def check_labels(path, images, labels, classes, way_out):
-    """UserError unless each image has a label below `classes`."""
+def check_count(path, path_of_images, images, labels, way_out):
+    """UserError unless there are as many labels, in the file `path`, as images."""
     if len(images) != len(labels):
-        raise UserError(f"{path}: {len(labels)} labels for {len(images)} images; {way_out}")
+        counts = f"{len(labels)} labels for the {len(images)} images of {path_of_images.name}"
+        raise UserError(f"{path}: {counts}; for the one that is wrong: {way_out}")
+
+
+def check_labels(path, labels, classes, way_out):
+    """UserError unless all labels are below `classes`."""
     if labels.max() >= classes:
         first = labels.argmax()
         raise UserError(f"{path}: label {labels[first]} of image {first} is no digit; {way_out}")
@@ -246,7 +253,8 @@ def read_npz(path):
         if images.shape[1:] != (28, 28):
             sizes = f"{list(images.shape[1:])}, not of [28, 28]"
             raise UserError(f"{path}: x_{split} holds items of size {sizes}; {NPZ_HELP}")
-        check_labels(path, images, labels, 10, NPZ_HELP)
+        check_count(path, path, images, labels, NPZ_HELP)
+        check_labels(path, labels, 10, NPZ_HELP)
         parts |= {split: images[..., None], f"{split}_labels": labels}
     check_order(path, parts)
     return parts
@@ -339,7 +347,7 @@ def read_members(archive, names, way_out):
     """Name and content of files in the archive, wherever in it they lie; nothing is unpacked onto the disk."""
     try:
         check_end(archive)
-        with BoundedGzip(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with BoundedGzip(archive) as file, tarfile.open(fileobj=file, mode="r:", tarinfo=PlainTarInfo) as tar:
             members = (member for member in tar if is_batch(member, names))
             found = by_file_name((member.name, tar.extractfile(member).read()) for member in members)
             while file.read(1_000_000):  # to the end, where gzip has its checksum
@@ -350,6 +358,18 @@ def read_members(archive, names, way_out):
         if name not in found:
             raise UserError(f"{archive}: {name} is not in it; {way_out}")
         yield name, found[name]
+
+
+class PlainTarInfo(tarfile.TarInfo):
+    """A member of an archive; ReadError at an extended header of a size that no archive of a few files needs.
+
+    Older Pythons' tarfile searches those in a time that grows with the square of their size (CVE-2024-6232).
+    """
+
+    def _proc_member(self, archive):
+        if self.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE) and self.size > MOST_HEADER:
+            raise tarfile.ReadError(f"an extended header of {self.size:,} bytes in it")
+        return super()._proc_member(archive)
 
 
 class BoundedGzip(gzip.GzipFile):
@@ -379,6 +399,8 @@ def is_batch(member, names):
     """Whether a member of the archive is one of the files, and of a size that such a file can have."""
     if member.size < 0:  # it leads back, and older Pythons' tarfile would go round for ever (CVE-2025-8194)
         raise ValueError(f"{member.name} has {member.size} bytes")
+    if member.issparse():  # nothing but its size would be in the archive
+        raise ValueError(f"{member.name} is sparse")
     return member.isfile() and Path(member.name).name in names and member.size <= MOST_IMAGES // 100 * RECORD
 
 

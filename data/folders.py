@@ -196,9 +196,9 @@ def states_of(folder, names):
     return states
 
 
-def check_not_empty(folder, names):
+def check_not_empty(folder, names, states):
     """UserError if files of these, all of which are used, are empty: before others are decoded for minutes."""
-    empty = [name for name in names if not (folder / name).stat().st_size]
+    empty = [name for name in names if not states[name][0]]
     if empty:
         others = f", and so are {len(empty) - 1:,} more images" if len(empty) > 1 else ""
         raise UserError(f"{folder / empty[0]}: cannot be read (it is empty{others}); repair or remove it")

@@ -194,9 +194,9 @@ def load_folder(name, data_dir, size, limit):
         raise UserError(f"--dataset {name}: {len(names)} images (.png, .jpg, ...) in it; there have to be two or more")
     states = states_of(folder, names)
     found = arrange(folder, names)
-    check_not_empty(folder, [*found.train, *found.test])
     limit = limit_of(limit, max(found.train, found.test, key=len))
     found = found.at_most(limit)
+    check_not_empty(folder, [*found.train, *found.test], dict(zip(names, states, strict=True)))
     title = plain_name(folder.resolve())
     signature = [str(folder.resolve()), size, limit, list(zip(names, states, strict=True)), found.classes]
 
@@ -252,10 +252,12 @@ def as_grey(image):
     if (levels != pixels).any():
         warnings.warn("its pixels below 0 are made black, those above 65,535 white", stacklevel=2)
     deep = image.mode != "I" or levels.max() > 255  # "I" has 32 bits, of which 8 or 16 are in use
-    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == 0:  # 0 is white; Pillow heeds it in 8 bits only
-        levels = 65_535 - levels
+    inverse = getattr(image, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == 0  # Pillow heeds it in 8 bits only
     if deep and levels.max() < 4096:
-        warnings.warn("its 16-bit pixels use 12 bits or fewer, which makes them almost black", stacklevel=2)
+        colour = "white" if inverse else "black"
+        warnings.warn(f"its 16-bit pixels use 12 bits or fewer, which makes them almost {colour}", stacklevel=2)
+    if inverse:
+        levels = 65_535 - levels
     levels[pixels == image.info.get("transparency", -1)] = 65_535 if deep else 255  # of PNG: a level that is not seen
     return Image.fromarray((levels // 257 if deep else levels).astype(np.uint8))
 

@@ -160,7 +160,10 @@ def test_images_of_another_size(mnist, tmp_path, shape):
 def test_labels_that_are_fewer_or_more_than_images(mnist, tmp_path, split, change):
     path, count = tmp_path / "mnist" / MNIST[split][1], len(mnist[split][0])
     path.write_bytes(gzip.compress(idx(np.zeros(count + change, np.uint8))))
-    refusal(lambda: load_mnist(tmp_path), f"{path}: {count + change} labels for {count} images")
+    refusal(
+        lambda: load_mnist(tmp_path),
+        f"{path}: {count + change} labels for the {count} images of {MNIST[split][0]}; for the one",
+    )
 
 
 @pytest.mark.parametrize("label", [10, 255])
@@ -370,6 +373,27 @@ def test_a_member_of_negative_size_leads_nowhere(batches, tmp_path, pax):
     refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: ", f"delete {path}, and the next run downloads")
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_an_endless_header_is_not_searched(batches, tmp_path, kind):
+    """Older Pythons' tarfile would search these ten million digits for days; packed, they are ten kilobytes."""
+    header = tarfile.TarInfo("a")
+    header.type, header.size = kind, 10_000_000
+    path = tmp_path / "cifar10" / ARCHIVE
+    path.write_bytes(gzip.compress(header.tobuf() + b"0" * (header.size + 10_240)))
+    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: ", "an extended header of 10,000,000 bytes in it")
+
+
+def test_a_sparse_member_is_no_batch(batches, tmp_path):
+    """Of a thousand images, all of them holes."""
+    path, size = tmp_path / "cifar10" / ARCHIVE, str(1000 * datasets.RECORD)
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as tar:
+        for name in BATCHES:
+            member = tarfile.TarInfo(name)
+            member.pax_headers = {"GNU.sparse.map": f"{size},0", "GNU.sparse.size": size}
+            tar.addfile(member)
+    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: ", "is sparse")
+
+
 def test_the_unpacked_folder_goes_before_the_archive(batches, tmp_path, capsys):
     write_files(tmp_path / "cifar10" / UNPACKED, batches)
     (tmp_path / "cifar10" / ARCHIVE).write_bytes(b"damaged")
@@ -420,20 +444,16 @@ def inflated(files, size):
             batch.size = len(content)
             tar.addfile(batch, io.BytesIO(content))
         whole = packed.getvalue()
-    header = tarfile.TarInfo("pax")
-    header.type, header.size = tarfile.XHDTYPE, size
     yield member.tobuf() + bytes(size) + whole + bytes(1024)
     yield whole + bytes(size + 1024)
-    yield header.tobuf() + bytes(size) + whole + bytes(1024)
 
 
-@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("place", range(2))
 def test_an_archive_that_unpacks_without_end_is_refused_before(place, batches, tmp_path, monkeypatch):
     path = tmp_path / "cifar10" / ARCHIVE
     content = list(inflated(batches, 512 * 60_000))[place]
     path.write_bytes(gzip.compress(content, 9))
-    if place < 2:  # such a header would be damaged anyway
-        load_dataset("cifar10", tmp_path)
+    load_dataset("cifar10", tmp_path)
     monkeypatch.setattr(datasets, "MOST_OF_SMALL", 10_000_000)
     refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: cannot be read (more than ", "bytes in it")
 

@@ -193,7 +193,8 @@ def test_a_first_worker_that_may_not_resume_ends_the_others_with_a_line(flags):
 def check_ends(first, words, codes, errors):
     """Both of two workers ended with exit code 2 and one line: the first for its own reason, the other for that."""
     assert codes == [2, 2] and all(error.count("\n") == 1 for error in errors), errors
-    assert words in errors[first] and "a worker is gone; start all of them again" in errors[1 - first]
+    assert words in errors[first]
+    assert "a worker is gone" in errors[1 - first] and "; start all of them again with --resume\n" in errors[1 - first]
 
 
 @pytest.mark.parametrize("other, line", [("program_sha256", "files of this program"), ("versions", "packages")])

@@ -136,6 +136,15 @@ def failure(target):
     return message
 
 
+@pytest.mark.parametrize("proxy", ["http:/proxy:3128", "http://.proxy:3128"])
+def test_a_mistyped_proxy_is_not_called_a_wrong_checksum(publish, target, monkeypatch, proxy):
+    publish("good")
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setattr("urllib.request._opener", None)  # which knows the proxies of before
+    assert "the proxy's address cannot be right: " in failure(target)
+
+
 @pytest.mark.parametrize("kind", ["good", "unmeasured"])
 @pytest.mark.parametrize("algorithm", ["md5", "sha256"])
 def test_a_good_file_arrives_whole(publish, target, capfd, kind, algorithm):

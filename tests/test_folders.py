@@ -124,6 +124,9 @@ def test_empty_files_that_are_left_out_do_no_harm(tmp_path):
     (tmp_path / "images/val/cat/0.png").write_bytes(b"")
     data = load_dataset(str(tmp_path / "images"), tmp_path, 32)
     assert (len(data.train), len(data.test)) == (6, 6)
+    left_out = set(arranged(tmp_path / "images").train) - set(arranged(tmp_path / "images", 2).train)
+    (tmp_path / "images" / min(left_out)).write_bytes(b"")
+    assert len(load_dataset(str(tmp_path / "images"), tmp_path, 32, limit=2).train) == 2
 
 
 def test_a_network_disks_own_folders_are_none_of_the_users(tmp_path):

@@ -740,6 +740,11 @@ def test_deep_tiffs_in_which_0_is_white(tmp_path):
     np.testing.assert_allclose(found[:, [0, -1]], np.broadcast_to([[[255], [204]]], (32, 2, 3)), atol=1)
 
 
+def test_deep_tiffs_of_12_bits_in_which_0_is_white_are_remarked_on(tmp_path, capsys):
+    load_one(tmp_path, deep(4095), "a.tif", tiffinfo={262: 0})
+    assert "a.tif: its 16-bit pixels use 12 bits or fewer, which makes them almost white" in capsys.readouterr().out
+
+
 DEEP = {"16 bits": (40_000, np.uint16, 155), "in 32": (40_000, np.int32, 155), "8 bits": (99, np.uint8, 99)}
 
 

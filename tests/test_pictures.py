@@ -131,7 +131,9 @@ def test_maps_of_odd_and_of_many_classes(tmp_path, names, monkeypatch):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("names", [[f"Corn_(maize)___Northern_Leaf_{n}" for n in range(75)], ["W" * 120, "i" * 120]])
+@pytest.mark.parametrize(
+    "names", [[f"Corn_(maize)___Northern_Leaf_{n}" for n in range(75)], ["W" * 120, "i" * 120], ["日" * 40, "月" * 40]]
+)
 def test_long_names_and_titles_are_neither_cut_off_nor_in_the_way(tmp_path, names, monkeypatch):
     axes, legend = [], matplotlib.axes.Axes.legend
     monkeypatch.setattr(matplotlib.axes.Axes, "legend", lambda ax, **how: axes.append(ax) or legend(ax, **how))
@@ -139,6 +141,7 @@ def test_long_names_and_titles_are_neither_cut_off_nor_in_the_way(tmp_path, name
     pictures.save_latent(tmp_path / "map.png", means, labels, names, f"conv_{'W' * 100}_z2, epoch 1: test set")
     assert_drawn(tmp_path / "map.png")
     assert axes[0].get_position().width * axes[0].figure.get_figwidth() > 5, "inches of map"
+    assert axes[0].figure.get_figwidth() < 18
 
 
 def test_grids_tell_names_of_all_letters_apart():

@@ -1,6 +1,7 @@
 """Both scripts through their command line: every file and key of a run folder, resuming, exit codes."""
 
 import argparse
+import contextlib
 import csv
 import itertools
 import json
@@ -254,6 +255,27 @@ def test_what_a_run_was_trained_with_stays_in_its_config(quick, tmp_path, monkey
     found = [(part["after_epoch"], part["program_sha256"], part["command"][-1]) for part in config["resumed"]]
     assert found == [(2, "a", "3"), (3, "b", "4"), (4, "b", "5"), (5, "a", "6")], "nothing was trained by the third"
     assert set(config["resumed"][0]) == {"after_epoch", "versions", "program_sha256", "git_commit", "command"}
+
+
+def test_what_trained_no_epoch_is_not_in_a_config(quick, tmp_path, monkeypatch, capsys):
+    """Begun by a, which b goes on with: both are stopped before an epoch has ended. c trains, d is stopped again."""
+    build = utils.build_train_call
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    for epochs, program, train_call in ((1, "a", stopped), (1, "b", stopped), (1, "c", build), (2, "d", stopped)):
+        monkeypatch.setattr(run_folder, "program_sha256", lambda program=program: program)
+        monkeypatch.setattr(utils, "build_train_call", train_call)
+        with contextlib.suppress(KeyboardInterrupt):
+            train("fc", tmp_path, "--resume", "--epochs", epochs)
+        assert ("was trained before this program was edited" in capsys.readouterr().out) == (program == "d")
+    monkeypatch.setattr(utils, "build_train_call", build)
+    monkeypatch.setattr(run_folder, "program_sha256", lambda: "c")
+    train("fc", tmp_path, "--resume", "--epochs", 2)
+    assert "was trained before" not in capsys.readouterr().out
+    config = json.loads((tmp_path / "fc_toy-digits_z2" / "config.json").read_text())
+    assert config["program_sha256"] == "c" and "resumed" not in config
 
 
 @pytest.mark.parametrize("damaged", [5, "text", [5], [{}], {}, None])
@@ -547,6 +569,14 @@ def test_a_folder_that_is_no_run_is_not_resumed(quick, tmp_path):
     with pytest.raises(UserError, match=r"run: has no config.json, so it cannot be resumed; .* --name"):
         train("fc", tmp_path, "--name", "run", "--resume")
     assert contents(tmp_path) == before
+
+
+def test_paths_that_tensorflow_cannot_write_to_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train("fc", f"{tmp_path}/\udcff")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "argument --out: " in error and "is not in UTF-8" in error
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["run?", "run*", "a [1]"])
@@ -855,7 +885,7 @@ def test_absurd_values_are_refused_by_the_flags_name(flag, capsys):
 
 
 @pytest.mark.parametrize("flag", ["dataset", "data-dir", "out", "name"])
-@pytest.mark.parametrize("value", ["", "\0", "/dev/null", "/proc/nothing", "a/../../b", "\n"])
+@pytest.mark.parametrize("value", ["", "\0", "/dev/null", "/proc/nothing", "a/../../b", "\n", "x" * 300, "xx/" * 2000])
 def test_absurd_paths_are_refused_by_the_flags_name_or_the_path(flag, value, quick, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("VAE_DATA")
