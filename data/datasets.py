@@ -172,7 +172,8 @@ def read_idx_files(paths, sides, classes, way_out):
     for split in SPLITS:
         images = read_idx(paths[split, "images"], (sides, sides), way_out)
         labels = read_idx(paths[split, "labels"], (), way_out)
-        check_count(paths[split, "labels"], paths[split, "images"], images, labels, way_out)
+        either = f"it or {paths[split, 'images'].name} is wrong: {way_out}"
+        check_count(paths[split, "labels"], images, labels, either)
         check_labels(paths[split, "labels"], labels, classes, way_out)
         parts |= {split: images[..., None], f"{split}_labels": labels}
     check_order(paths["train", "images"], parts)
@@ -186,11 +187,10 @@ def check_order(path, parts):
         note(f"{path}: {train:,} training images and {test:,} test images; were they exchanged?")
 
 
-def check_count(path, path_of_images, images, labels, way_out):
-    """UserError unless there are as many labels, in the file `path`, as images."""
+def check_count(path, images, labels, way_out):
+    """UserError unless there are as many labels as images."""
     if len(images) != len(labels):
-        counts = f"{len(labels)} labels for the {len(images)} images of {path_of_images.name}"
-        raise UserError(f"{path}: {counts}; for the one that is wrong: {way_out}")
+        raise UserError(f"{path}: {len(labels)} labels for {len(images)} images; {way_out}")
 
 
 def check_labels(path, labels, classes, way_out):
@@ -253,7 +253,7 @@ def read_npz(path):
         if images.shape[1:] != (28, 28):
             sizes = f"{list(images.shape[1:])}, not of [28, 28]"
             raise UserError(f"{path}: x_{split} holds items of size {sizes}; {NPZ_HELP}")
-        check_count(path, path, images, labels, NPZ_HELP)
+        check_count(path, images, labels, NPZ_HELP)
         check_labels(path, labels, 10, NPZ_HELP)
         parts |= {split: images[..., None], f"{split}_labels": labels}
     check_order(path, parts)

@@ -160,10 +160,8 @@ def test_images_of_another_size(mnist, tmp_path, shape):
 def test_labels_that_are_fewer_or_more_than_images(mnist, tmp_path, split, change):
     path, count = tmp_path / "mnist" / MNIST[split][1], len(mnist[split][0])
     path.write_bytes(gzip.compress(idx(np.zeros(count + change, np.uint8))))
-    refusal(
-        lambda: load_mnist(tmp_path),
-        f"{path}: {count + change} labels for the {count} images of {MNIST[split][0]}; for the one",
-    )
+    counts, either = f"{count + change} labels for {count} images", f"it or {MNIST[split][0]} is wrong: delete"
+    refusal(lambda: load_mnist(tmp_path), f"{path}: {counts}; {either}")
 
 
 @pytest.mark.parametrize("label", [10, 255])
