@@ -31,7 +31,7 @@ import pictures
 import pixels
 from classifier import load_classifier
 from console import NonFiniteError, UserError, note, parse_evaluation, progress, progress_bar, reason
-from data.datasets import Dataset, with_checksum
+from data.datasets import Dataset, is_own, with_checksum
 from run_folder import load_network, write_json
 
 NLL_SAMPLES = {"fc": 5_000}  # importance samples an image
@@ -88,7 +88,7 @@ def load_run(folder, options):
     settings.data_dir = options.data_dir or config["data_dir"]
     data = load_data(settings.dataset, settings.data_dir, settings.image_size, settings.limit)
     if data.sha256 != settings.pixels_sha256:
-        own = Path(settings.dataset).is_dir()
+        own = is_own(settings.dataset)
         where = settings.dataset if own else f"{settings.dataset} in {settings.data_dir}"
         way_out = "put those back" if own else "name theirs with --data-dir"
         raise UserError(f"{folder}: was trained on other images than {where} has now; {way_out}")
@@ -160,7 +160,7 @@ def load_half(path, input_shape, output_shape):
 
 
 def evaluate_run(run, options):
-    """Write the pictures of a run, then evaluation.json; returns the content of that. What was there goes before.
+    """Write evaluation.json and the pictures of a run, in place of earlier ones; returns the content of the first.
 
     Raises NonFiniteError where the loss or the likelihood of a test image is not finite.
     """
@@ -181,15 +181,15 @@ def evaluate_run(run, options):
     found, neighbours = feature_numbers(run, codes[0], mixture_codes, ppca)
     about = {name: getattr(run.settings, name) for name in ("dataset", "script", "z", "likelihood", "binarize")}
     about |= {"epoch": run.epoch, "training_seed": run.settings.training_seed, "seed": run.settings.seed}
-    about |= {"pixels_sha256": run.settings.pixels_sha256, "test_images": len(run.data.test)}
+    about |= {"pixels_sha256": run.data.sha256, "test_images": len(run.data.test)}
+    about |= {"seconds": round(time.perf_counter() - began, 1)}
     for name in ("evaluation.json", *PICTURES):  # of an earlier epoch, perhaps
         (run.folder / name).unlink(missing_ok=True)
+    write_json(run.folder / "evaluation.json", about | numbers | found)
     draw_pictures(run, codes, recon + kl, neighbours)
     draw_mixture(run, mixture_codes)
     draw_attributes(run, codes[0], train_means, train_rows)
-    result = about | {"seconds": round(time.perf_counter() - began, 1)} | numbers | found
-    write_json(run.folder / "evaluation.json", result)
-    return result
+    return about | numbers | found
 
 
 def remark_on_loss(run, loss):
@@ -622,11 +622,9 @@ def print_attributes(name, found):
 
 
 def short_names(folders):
-    """What to call runs: by their folders' names, or where those repeat, by what tells their paths apart."""
+    """What to call runs: by their folders' names, or where those repeat, by their paths."""
     names = [folder.name for folder in folders]
-    if len(set(names)) == len(names):
-        return names
-    return [os.path.relpath(folder, os.path.commonpath(folders)) for folder in folders]
+    return names if len(set(names)) == len(names) else list(map(str, folders))
 
 
 def main(argv=None):

@@ -76,7 +76,7 @@ def load_dataset(name, data_dir, image_size=None, limit=None):
     if name == "celeba":
         return Dataset(*load_celeba(Path(data_dir), image_size or 64, limit))
     loaders = {"mnist": load_mnist, "cifar10": load_cifar10, "cifar10-grey": load_cifar10_grey}
-    own = name not in loaders and name not in TOY_SETS
+    own = is_own(name)
     if own and not idx_folder(Path(name)):
         return Dataset(*load_folder(name, Path(data_dir), image_size or 64, limit))
     if image_size:
@@ -86,6 +86,11 @@ def load_dataset(name, data_dir, image_size=None, limit=None):
     else:
         data = load_toy(name, Path(data_dir)) if name in TOY_SETS else loaders[name](Path(data_dir))
     return with_checksum(first_images(data, limit))
+
+
+def is_own(name):
+    """Whether a data set is none that is known by its name, but a folder of the user's."""
+    return name not in {"mnist", "cifar10", "cifar10-grey", "celeba", *TOY_SETS}
 
 
 def first_images(data, limit):

@@ -145,8 +145,9 @@ def _bar_on_terminals_only(url):
 def _network_reason(error):
     """Why a server or the network failed, in a few words; None if they are not to blame (full disk, a bug)."""
     cause = error.__context__ if type(error) is Exception else error  # get_file hides a URLError in a bare Exception
-    if isinstance(cause, ValueError):  # of get_file itself, or of urllib, at the address of a proxy
-        return "wrong checksum" if "hash" in str(cause) else f"the proxy's address cannot be right: {cause}"
+    if isinstance(cause, ValueError):  # of get_file itself; or of urllib, at what a server or an address says
+        wrong = "file hash does not match" in str(cause)
+        return "wrong checksum" if wrong else f"the server's answer or an address, as of a proxy, is malformed: {cause}"
     if isinstance(cause, HTTPError):
         return f"the server answered {cause.code} {cause.reason}"
     if isinstance(cause, (ContentTooShortError, IncompleteRead)):

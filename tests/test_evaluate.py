@@ -65,6 +65,7 @@ def check_consistent(numbers):
     assert numbers["kl_per_unit"] == sorted(numbers["kl_per_unit"], reverse=True)
     assert len(numbers["kl_per_unit"]) == numbers["z"]
     assert sum(numbers["kl_per_unit"]) == pytest.approx(numbers["kl"], rel=1e-4)
+    assert len(numbers["pixels_sha256"]) == 64
     assert numbers["nll"] < numbers["loss_of_nll_images"] + 0.01 * abs(numbers["loss"]), "from a few samples"
     if numbers["nll_images"] == numbers["test_images"]:
         assert numbers["loss_of_nll_images"] == pytest.approx(numbers["loss"])
@@ -441,21 +442,19 @@ def test_evaluating_twice_gives_the_same_numbers(quick, tmp_path, capsys):
 
 
 def test_nothing_of_an_earlier_evaluation_stays_beside_a_new_one(quick, finished_run, tmp_path, monkeypatch):
-    """Neither a picture that this one does not draw, nor, where drawing fails, the numbers."""
+    """Not even where drawing fails, which costs no number."""
     folder = shutil.copytree(finished_run, tmp_path / "run")
-    for name in ("attributes.png", "evaluation.json"):
+    for name in ("attributes.png", "mixture.png", "evaluation.json"):
         (folder / name).write_text("of earlier")
-    with step_by_step():
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(evaluate, "draw_mixture", fail)
+    with step_by_step(), pytest.raises(OSError, match="No space"):
         evaluate.main([str(folder), "--nll-samples", "2"])
-        assert evaluated(folder)["epoch"] == 1 and not (folder / "attributes.png").exists()
-
-        def fail(*_):
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(evaluate, "draw_mixture", fail)
-        with pytest.raises(OSError, match="No space"):
-            evaluate.main([str(folder), "--nll-samples", "2"])
-    assert not (folder / "evaluation.json").exists()
+    assert evaluated(folder)["epoch"] == 1
+    assert not (folder / "attributes.png").exists() and not (folder / "mixture.png").exists()
 
 
 def test_runs_that_are_evaluated_are_in_a_table_though_a_later_one_fails(
@@ -473,7 +472,7 @@ def test_runs_that_are_evaluated_are_in_a_table_though_a_later_one_fails(
     with pytest.raises(NonFiniteError, match="the second"):
         evaluate.main(list(map(str, folders)))
     out = capsys.readouterr().out
-    assert re.search(r"(?m)^run +loss$", out) and re.search(r"(?m)^old/run +1.50$", out) and "new/run" not in out
+    assert re.search(r"(?m)^run +loss$", out) and f"\n{folders[0]}  1.50\n" in out and "new/run" not in out
 
 
 def test_each_number_stands_under_its_heading(capsys):
