@@ -75,7 +75,6 @@ def load_dataset(name, data_dir, image_size=None, limit=None):
     """
     if name == "celeba":
         return Dataset(*load_celeba(Path(data_dir), image_size or 64, limit))
-    loaders = {"mnist": load_mnist, "cifar10": load_cifar10, "cifar10-grey": load_cifar10_grey}
     own = is_own(name)
     if own and not idx_folder(Path(name)):
         return Dataset(*load_folder(name, Path(data_dir), image_size or 64, limit))
@@ -84,13 +83,13 @@ def load_dataset(name, data_dir, image_size=None, limit=None):
     if own:
         data = load_idx_folder(name)
     else:
-        data = load_toy(name, Path(data_dir)) if name in TOY_SETS else loaders[name](Path(data_dir))
+        data = load_toy(name, Path(data_dir)) if name in TOY_SETS else LOADERS[name](Path(data_dir))
     return with_checksum(first_images(data, limit))
 
 
 def is_own(name):
     """Whether a data set is none that is known by its name, but a folder of the user's."""
-    return name not in {"mnist", "cifar10", "cifar10-grey", "celeba", *TOY_SETS}
+    return name not in {"celeba", *LOADERS, *TOY_SETS}
 
 
 def first_images(data, limit):
@@ -437,3 +436,6 @@ def to_grey(images):
         red, green, blue = np.moveaxis(images[start : start + 1000].astype(np.uint32), -1, 0)
         grey[start : start + 1000, ..., 0] = (299 * red + 587 * green + 114 * blue + 500) // 1000
     return grey
+
+
+LOADERS = {"mnist": load_mnist, "cifar10": load_cifar10, "cifar10-grey": load_cifar10_grey}
