@@ -10,63 +10,51 @@ PSNR of 25.0 dB with --dataset cifar10 --z 128 --epochs 20, after half an hour o
 
 import math
 
-import utils  # first: it keeps TensorFlow's start-up log off the terminal
+import utils
+from vae import keras, layers
 
-# isort: split
-import keras
-from keras import layers
+# A flag overrides a constant: --batch-size 64 beats BATCH_SIZE. A constant is one value for every data set, or a dict
+# with a value for each data set ("mnist", "celeba", "folder" for your own images, ...) or kind ("digits",
+# "photographs").
 
-# A flag overrides the constant of the same name, and that, unless it is None, the row of BY_DATASET, below.
 # model
-Z = None  # latent dimensions
+Z = {"toy-digits": 16, "toy-faces": 64, "digits": 20, "photographs": 128, "folder": 64}  # latent dimensions
 FILTERS = (32, 64, 128)  # of the encoder's convolutions, each of which halves the sides; the decoder reverses them
-HIDDEN = 512  # units of the dense layer between convolutions and latents
-FULL_SIZE_FILTERS = 16  # of digits' maps of full size, behind the last convolution: 0.7 nats on MNIST, 7 % of the speed
+HIDDEN = (512,)  # units of the dense layers between convolutions and latents
+FULL_SIZE_FILTERS = 16  # of digits' maps at full size, after the last convolution: 0.7 nats on MNIST, 7 % of the speed
 KERNEL = 4  # pixels a side; a multiple of the stride 2, so that transposed convolutions leave no checkerboard
-ACTIVATION = "leaky_relu"  # cheaper than SiLU in graph mode, and 500 nats better on toy faces (plain decoder)
-LIKELIHOOD = "auto"  # bernoulli for digits and sets in MNIST's file names, else gaussian, with one sigma, learned
+ACTIVATION = "leaky_relu"  # cheaper than SiLU without XLA, and 500 nats better on toy faces (plain decoder)
+LIKELIHOOD = {"digits": "bernoulli", "photographs": "gaussian"}  # of pixels; Gaussian ones share one learned sigma
 LOG_STD_BOUND = 8.0  # the posterior's log-std stays within +-8, smoothly, so its exponential stays finite
 LOG_STD_START = -2.0  # a posterior that starts narrow lets the decoder see its latents: no collapse at z = 100
 
 # optimisation
-EPOCHS = None
+EPOCHS = {"toy-digits": 20, "toy-faces": 4, "celeba": 40, "digits": 30, "photographs": 20}
 BATCH_SIZE = 128
-LEARNING_RATE = 1e-3  # of AdamW; half of it ended 66 nats worse on CIFAR-10, 167 on CelebA (plain decoder)
+LEARNING_RATE = {"digits": 1e-3, "photographs": 1e-3}  # of AdamW; half of it ended 66 nats worse on CIFAR-10
 WARMUP_STEPS = 200  # steps from rate 0 to LEARNING_RATE
-GRADIENT_CLIP = 100.0  # global norm, nats per image: about the norm of a usual step, so that no batch outweighs others
-DECAY_PER_EPOCH = None  # share of the weights that AdamW takes back in an epoch: without it, sets are overfitted
-AVERAGE_POWER = 7.0  # evaluated weights are an average over about the last 1 / (7 + 1) of the run
+GRADIENT_CLIP = 100.0  # global norm, nats per image: about that of a usual step, so that no batch outweighs others
+DECAY_PER_EPOCH = {"digits": 0.03, "photographs": 0.125}  # share of the weights that weight decay takes back
+AVERAGE_POWER = 7.0  # tested weights are an average over about the last 1 / (7 + 1) of the run
 BETA = 1.0  # weight of the KL term; 1 is the ELBO
-KL_WARMUP_EPOCHS = 0.0  # epochs over which that weight rises from 0: more active units, which pay in long runs only
+KL_WARMUP_EPOCHS = 0.0  # epochs in which that weight rises from 0: more active units, which pay in long runs only
 STEPS_PER_CALL = 4  # training steps in one compiled call: little overhead, and a progress bar that moves
 XLA = False  # XLA's convolution gradients are about 50 times slower on a CPU
 PRECISION = "fp32"  # bf16: convolutions in bfloat16, 1.4 times as fast on a CPU that has instructions for it
 
 # data
 DATASET = "toy-faces"  # toy-digits, mnist, cifar10, cifar10-grey, celeba or a folder of images
-MIRROR = None  # mirror half of the training images, by chance
-SHIFT = None  # pixels by which training images are moved at most, by chance, so that few faces are not overfitted
+MIRROR = {"digits": False, "photographs": True}  # mirror a random half of the training images
+SHIFT = {"celeba": 2, "digits": 0, "photographs": 0}  # move training images at random by up to so many pixels
 BINARIZE = "none"  # dynamic or threshold: black-and-white pixels, for comparison with papers
 SEED = 0
-LIMIT = None  # first N training images and at most N test images
-IMAGE_SIZE = None  # celeba and folders: 32, 64 or 128; None is 64
+LIMIT = None  # use at most so many training images and so many test images
+IMAGE_SIZE = {"celeba": 64, "folder": 64}  # pixels a side: 32, 64 or 128; the images of other sets have one size
 DATA_DIR = "data"
 OUT = "results"
-NAME = None  # run folder's name; None: conv_<dataset>_z<z>
+NAME = None  # the run folder's name; None: conv_<dataset>_z<z>
 STRATEGY = "auto"  # one, mirrored (all devices of this machine) or multiworker (all machines of TF_CONFIG)
-TENSORBOARD = False  # numbers and pictures for TensorBoard too
-
-_DIGITS = {"DECAY_PER_EPOCH": 0.03, "MIRROR": False, "SHIFT": 0}
-_PHOTOGRAPHS = {"DECAY_PER_EPOCH": 0.125, "MIRROR": True, "SHIFT": 0}
-BY_DATASET = {
-    "toy-digits": {"Z": 16, "EPOCHS": 20} | _DIGITS,
-    "toy-faces": {"Z": 64, "EPOCHS": 4} | _PHOTOGRAPHS,
-    "mnist": {"Z": 20, "EPOCHS": 30} | _DIGITS,
-    "cifar10": {"Z": 128, "EPOCHS": 20} | _PHOTOGRAPHS,
-    "cifar10-grey": {"Z": 128, "EPOCHS": 20} | _PHOTOGRAPHS,
-    "celeba": {"Z": 128, "EPOCHS": 40} | _PHOTOGRAPHS | {"SHIFT": 2},
-    "a folder": {"Z": 64, "EPOCHS": 20} | _PHOTOGRAPHS,
-}
+TENSORBOARD = False  # write numbers and pictures for TensorBoard too
 
 
 def downsampled(image):
@@ -94,12 +82,13 @@ def upsampled(hidden, filters, size, activation=None, kernel_initializer="glorot
 def build_encoder(image_shape, z, linear):
     """Images (B, H, W, C) in [0, 1] -> mean and log-std of q(z|x), side by side (B, 2z).
 
-    With `linear`, a linear path runs beside the network, which starts at 0 (see linear_start.start_at_ppca).
+    With `linear`, a linear path runs beside the network, which starts at 0 (see vae/ppca.py).
     """
     start = "zeros" if linear else "glorot_uniform"
     image = keras.Input(image_shape)
     hidden = layers.Flatten()(downsampled(image)[-1])  # (B, H/8 * W/8 * 128)
-    hidden = layers.Dense(HIDDEN, ACTIVATION)(hidden)  # (B, 512)
+    for width in HIDDEN:
+        hidden = layers.Dense(width, ACTIVATION)(hidden)  # (B, 512)
     mean = layers.Dense(z, kernel_initializer=start, name="mean")(hidden)  # (B, z)
     if linear:
         mean = layers.Add()([mean, layers.Dense(z, name="linear_mean")(layers.Flatten()(image))])
@@ -120,8 +109,9 @@ def build_decoder(image_shape, z, linear):
     sizes = [image_shape[:2]]
     for _ in FILTERS:
         sizes.append([-(-side // 2) for side in sizes[-1]])
-    latent = keras.Input((z,))
-    hidden = layers.Dense(HIDDEN, ACTIVATION)(latent)  # (B, 512)
+    latent = hidden = keras.Input((z,))
+    for width in HIDDEN[::-1]:
+        hidden = layers.Dense(width, ACTIVATION)(hidden)  # (B, 512)
     hidden = layers.Dense(math.prod(sizes[-1]) * FILTERS[-1], ACTIVATION)(hidden)
     hidden = layers.Reshape((*sizes[-1], FILTERS[-1]))(hidden)  # (B, H/8, W/8, 128)
     if linear:
@@ -144,7 +134,7 @@ def build_decoder(image_shape, z, linear):
 
 def main(argv=None):
     """Train as the constants and flags say; returns the content of metrics.json."""
-    settings = utils.parse_settings("conv", __doc__, globals(), argv)
+    settings = utils.parse_settings(globals(), argv)
     with utils.on_devices(settings.strategy):
         data = utils.load_data(settings)
         keras.utils.set_random_seed(settings.seed)

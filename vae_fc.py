@@ -8,60 +8,48 @@ Every run leaves its pictures, numbers and networks in a folder of its own, resu
 loss of 97.7 nats with --dataset mnist --z 20 --epochs 10, after half a minute to two minutes on two cores.
 """
 
-import utils  # first: it keeps TensorFlow's start-up log off the terminal
+import utils
+from vae import keras, layers
 
-# isort: split
-import keras
-from keras import layers
+# A flag overrides a constant: --batch-size 64 beats BATCH_SIZE. A constant is one value for every data set, or a dict
+# with a value for each data set ("mnist", "celeba", "folder" for your own images, ...) or kind ("digits",
+# "photographs").
 
-# A flag overrides the constant of the same name, and that, unless it is None, the row of BY_DATASET, below.
 # model
-Z = None  # latent dimensions
+Z = {"toy-digits": 2, "toy-faces": 32, "digits": 20, "photographs": 128, "folder": 64}  # latent dimensions
 HIDDEN = (500, 500, 500)  # units of the encoder's layers; the decoder has them in reverse, residual where as wide
 ACTIVATION = "silu"
-LIKELIHOOD = "auto"  # bernoulli for digits and sets in MNIST's file names, else gaussian, with one sigma, learned
+LIKELIHOOD = {"digits": "bernoulli", "photographs": "gaussian"}  # of pixels; Gaussian ones share one learned sigma
 LOG_STD_BOUND = 8.0  # the posterior's log-std stays within +-8, smoothly, so its exponential stays finite
 LOG_STD_START = -2.0  # a posterior that starts narrow lets the decoder see its latents: no collapse at z = 100
 
 # optimisation
-EPOCHS = None
+EPOCHS = {"toy-digits": 20, "digits": 30, "photographs": 20}
 BATCH_SIZE = 128
-LEARNING_RATE = None  # of AdamW; photographs at 1e-3, clipped loosely, blew up in epoch 8
+LEARNING_RATE = {"digits": 1e-3, "photographs": 5e-4}  # of AdamW; photographs at 1e-3, hardly clipped, blew up
 WARMUP_STEPS = 200  # steps from rate 0 to LEARNING_RATE
-GRADIENT_CLIP = 100.0  # global norm, nats per image: about the norm of a usual step, so that no batch outweighs others
-DECAY_PER_EPOCH = None  # share of the weights that AdamW takes back in an epoch: without it, sets are overfitted
-AVERAGE_POWER = 7.0  # evaluated weights are an average over about the last 1 / (7 + 1) of the run
+GRADIENT_CLIP = 100.0  # global norm, nats per image: about that of a usual step, so that no batch outweighs others
+DECAY_PER_EPOCH = {"digits": 0.03, "photographs": 0.125}  # share of the weights that weight decay takes back
+AVERAGE_POWER = 7.0  # tested weights are an average over about the last 1 / (7 + 1) of the run
 BETA = 1.0  # weight of the KL term; 1 is the ELBO
-KL_WARMUP_EPOCHS = 0.0  # epochs over which that weight rises from 0: more active units, which pay in long runs only
+KL_WARMUP_EPOCHS = 0.0  # epochs in which that weight rises from 0: more active units, which pay in long runs only
 STEPS_PER_CALL = 32  # training steps in one compiled call: little overhead, and a progress bar that moves
-XLA = True  # whole runs of steps as one compiled program: pays for dense layers on CPU and GPU
-PRECISION = "fp32"  # bf16: matrix products in bfloat16, which on a CPU gain nothing here
+XLA = True  # compile whole runs of steps as one program: pays for dense layers on CPU and GPU
+PRECISION = "fp32"  # bf16: matrix products in bfloat16, which gain nothing for dense layers on a CPU
 
 # data
 DATASET = "toy-digits"  # toy-faces, mnist, cifar10, cifar10-grey, celeba or a folder of images
-MIRROR = None  # mirror half of the training images, by chance
-SHIFT = 0  # pixels by which training images are moved at most, by chance
+MIRROR = {"digits": False, "photographs": True}  # mirror a random half of the training images
+SHIFT = {"digits": 0, "photographs": 0}  # move training images at random by up to so many pixels
 BINARIZE = "none"  # dynamic or threshold: black-and-white pixels, for comparison with papers
 SEED = 0
-LIMIT = None  # first N training images and at most N test images
-IMAGE_SIZE = None  # celeba and folders: 32, 64 or 128; None is 64
+LIMIT = None  # use at most so many training images and so many test images
+IMAGE_SIZE = {"celeba": 64, "folder": 64}  # pixels a side: 32, 64 or 128; the images of other sets have one size
 DATA_DIR = "data"
 OUT = "results"
-NAME = None  # run folder's name; None: fc_<dataset>_z<z>
+NAME = None  # the run folder's name; None: fc_<dataset>_z<z>
 STRATEGY = "auto"  # one, mirrored (all devices of this machine) or multiworker (all machines of TF_CONFIG)
-TENSORBOARD = False  # numbers and pictures for TensorBoard too
-
-_DIGITS = {"LEARNING_RATE": 1e-3, "DECAY_PER_EPOCH": 0.03, "MIRROR": False}
-_PHOTOGRAPHS = {"LEARNING_RATE": 5e-4, "DECAY_PER_EPOCH": 0.125, "MIRROR": True}
-BY_DATASET = {
-    "toy-digits": {"Z": 2, "EPOCHS": 20} | _DIGITS,
-    "toy-faces": {"Z": 32, "EPOCHS": 20} | _PHOTOGRAPHS,
-    "mnist": {"Z": 20, "EPOCHS": 30} | _DIGITS,
-    "cifar10": {"Z": 128, "EPOCHS": 20} | _PHOTOGRAPHS,
-    "cifar10-grey": {"Z": 128, "EPOCHS": 20} | _PHOTOGRAPHS,
-    "celeba": {"Z": 128, "EPOCHS": 20} | _PHOTOGRAPHS,
-    "a folder": {"Z": 64, "EPOCHS": 20} | _PHOTOGRAPHS,
-}
+TENSORBOARD = False  # write numbers and pictures for TensorBoard too
 
 
 def residual_layers(hidden, widths):
@@ -81,7 +69,7 @@ def residual_layers(hidden, widths):
 def build_encoder(image_shape, z, linear):
     """Images (B, H, W, C) in [0, 1] -> mean and log-std of q(z|x), side by side (B, 2z).
 
-    With `linear`, a linear path runs beside the network, which starts at 0 (see linear_start.start_at_ppca).
+    With `linear`, a linear path runs beside the network, which starts at 0 (see vae/ppca.py).
     """
     start = "zeros" if linear else "glorot_uniform"
     image = keras.Input(image_shape)
@@ -102,7 +90,7 @@ def build_encoder(image_shape, z, linear):
 def build_decoder(image_shape, z, linear):
     """Latents (B, z) -> pixel parameters (B, H, W, C): logits of Bernoulli, means of Gaussian pixels.
 
-    With `linear`, a linear path runs beside the network, which starts at 0 (see linear_start.start_at_ppca).
+    With `linear`, a linear path runs beside the network, which starts at 0 (see vae/ppca.py).
     """
     size = image_shape[0] * image_shape[1] * image_shape[2]
     latent = keras.Input((z,))
@@ -116,7 +104,7 @@ def build_decoder(image_shape, z, linear):
 
 def main(argv=None):
     """Train as the constants and flags say; returns the content of metrics.json."""
-    settings = utils.parse_settings("fc", __doc__, globals(), argv)
+    settings = utils.parse_settings(globals(), argv)
     with utils.on_devices(settings.strategy):
         data = utils.load_data(settings)
         keras.utils.set_random_seed(settings.seed)

@@ -19,16 +19,14 @@ from PIL import Image
 # Bit for bit is a promise of the CPU alone, and two processes would fight for a GPU.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
-# isort: split
-import pictures
-import vae_conv
-import vae_fc
-from console import UserError
-from data import datasets, image_files
-
-# isort: split
 import keras
 import tensorflow as tf
+
+import vae_conv
+import vae_fc
+from vae import pictures
+from vae.data import datasets, image_files
+from vae.terminal import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"toy-digits": (300, 60), "toy-faces": (150, 40)}

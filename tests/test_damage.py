@@ -20,8 +20,8 @@ import test_image_files as faces
 import test_layouts as layouts
 from test_datasets import ARCHIVE, BATCHES, UNPACKED, random_images, records, tree, write_tar
 
-from console import UserError
-from data.datasets import load_dataset
+from vae.data.datasets import load_dataset
+from vae.terminal import UserError
 
 pytestmark = pytest.mark.usefixtures("no_network", "no_bars")
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from conftest import modes_heeded, refusal
 
-from data import datasets, toy
-from data.datasets import load_dataset
-from data.download import PUBLISHED, Published
+from vae.data import datasets, toy
+from vae.data.datasets import load_dataset
+from vae.data.download import PUBLISHED, Published
 
 MNIST = {"train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")}
 MNIST["test"] = tuple(name.replace("train", "t10k") for name in MNIST["train"])

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_python, wait_for
 
-import distributed
 import utils
 import vae_fc
-from console import UserError
+from vae import distributed
+from vae.terminal import UserError
 
 ON_LOGICAL_DEVICES = """
 import sys

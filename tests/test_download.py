@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import keras
 import pytest
 
-from console import UserError
-from data import download
-from data.download import Published
+from vae.data import download
+from vae.data.download import Published
+from vae.terminal import UserError
 
 NAME = "train-images-idx3-ubyte.gz"
 CONTENT = bytes(range(256)) * 300  # many of the blocks in which urlretrieve reads

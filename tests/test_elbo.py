@@ -6,15 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-import elbo
-import linear_start
-import pixels
 import vae_conv
 import vae_fc
-
-# isort: split
-import tensorflow as tf
+from vae import elbo, pixels
+from vae.ppca import SIGMA_FLOOR
 
 RANDOM = np.random.default_rng(7)
 
@@ -124,7 +121,7 @@ def test_sigma_has_a_floor_where_the_data_are_copied_exactly():
 @pytest.mark.parametrize("error, leads", [(0.5, -1), (0.0, 0)])
 def test_sigma_can_leave_its_floor_but_goes_no_lower(error, leads):
     """As the sign of the gradient of the loss says: where the error grows again, sigma has to."""
-    log_sigma = tf.Variable(math.log(linear_start.SIGMA_FLOOR) - 1)
+    log_sigma = tf.Variable(math.log(SIGMA_FLOOR) - 1)
     x = tf.zeros((2, 8, 8, 1))
     with tf.GradientTape() as tape:
         loss = -tf.reduce_mean(elbo.gaussian_log_prob(x, x + error, elbo.bounded_log_sigma(log_sigma)))

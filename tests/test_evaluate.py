@@ -8,27 +8,21 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT, run_script, step_by_step, use_few_images
 from PIL import Image
 
-import classifier
-import elbo
 import evaluate
-import linear_start
-import measures
-import pictures
-import pixels
 import utils
 import vae_conv
 import vae_fc
-from console import NonFiniteError, UserError
-from data import datasets
-
-# isort: split
-import keras
-import tensorflow as tf
+from vae import classifier, elbo, evaluation, measures, pictures, pixels
+from vae.data import datasets
+from vae.ppca import fit_ppca
+from vae.terminal import NonFiniteError, UserError
 
 KEYS = {
     *"loss recon kl kl_per_unit active_units bits_per_dim".split(),
@@ -72,7 +66,7 @@ def check_consistent(numbers):
     assert -1 <= numbers["ssim"] <= 1 and numbers["psnr"] > 0
     views = ("samples", "mixture_samples", "reconstructions", "training")
     assert all(numbers["frechet"][view] >= 0 for view in views)
-    assert numbers["frechet"]["samples_images"] == numbers["frechet"]["mixture_samples_images"] == evaluate.SAMPLES
+    assert numbers["frechet"]["samples_images"] == numbers["frechet"]["mixture_samples_images"] == evaluation.SAMPLES
     assert 0 <= numbers["frechet"]["classifier_accuracy"] <= 1
     assert 0 <= numbers["novelty"]["share_nearer_than_held_out"] <= 1
 
@@ -89,7 +83,7 @@ def test_digits(quick, tmp_path, monkeypatch, capsys):
     assert numbers["psnr"] == pytest.approx(metrics["test_psnr"], rel=1e-5)
     assert numbers["active_units"] == metrics["active_units"]
     assert numbers["psnr_of_mean_mse"] == pytest.approx(metrics["test_psnr_of_mean_mse"], rel=1e-5)
-    run = evaluate.load_run(folder, evaluate.parse_evaluation("", [str(folder), "--seed", "5"]))
+    run = evaluation.load_run(folder, evaluation.parse_evaluation("", [str(folder), "--seed", "5"]))
     x = pixels.evaluation_pixels(run.data.test, run.settings, 0)
     means = run.vae.posterior(x)[0]
     assert numbers["active_units"] == np.sum(np.var(means, axis=0) > 0.01)
@@ -193,9 +187,9 @@ def test_keras_alone_encodes_decodes_and_samples_photographs(tmp_path):
 
 def test_the_binarised_test_set_is_one_for_all(small_sets, finished_run, tmp_path, monkeypatch):
     """Codes are those of the very pixels that nll and SSIM are about, under XLA too, where random numbers differ."""
-    data = utils.load_dataset("toy-digits", evaluate.os.environ["VAE_DATA"])
-    chosen = evaluate.argparse.Namespace(seed=3, binarize="dynamic", xla=True, z=2)
-    networks = [evaluate.load_network(finished_run / f"{name}.keras", "") for name in ("encoder", "decoder")]
+    data = utils.load_dataset("toy-digits", evaluation.os.environ["VAE_DATA"])
+    chosen = evaluation.argparse.Namespace(seed=3, binarize="dynamic", xla=True, z=2)
+    networks = [evaluation.load_network(finished_run / f"{name}.keras", "") for name in ("encoder", "decoder")]
     vae = elbo.Vae(*networks, tf.Variable(0.0), "bernoulli")
     _, _, error, means, _ = utils.evaluate_images(utils.build_evaluate_call(vae, chosen), data.test, chosen)
     x = pixels.evaluation_pixels(data.test, chosen, 0)
@@ -207,7 +201,7 @@ def test_pictured_test_images_are_those_of_the_loss(monkeypatch):
     """Drawn again by themselves, their binarised pixels would be others than those that were encoded."""
     monkeypatch.setattr(pixels, "EVALUATION_BATCH", 8)
     images = np.full((20, 4, 4, 1), 128, np.uint8)
-    chosen = evaluate.argparse.Namespace(seed=3, binarize="dynamic")
+    chosen = evaluation.argparse.Namespace(seed=3, binarize="dynamic")
     seen = np.concatenate([pixels.evaluation_pixels(images, chosen, batch) for batch in range(3)])
     np.testing.assert_array_equal(pixels.chosen_pixels(images, chosen, np.array([1, 7, 8, 19])), seen[[1, 7, 8, 19]])
     assert not np.array_equal(seen[1], seen[7])
@@ -216,16 +210,16 @@ def test_pictured_test_images_are_those_of_the_loss(monkeypatch):
 def test_the_likelihood_of_some_images_is_that_of_evenly_spaced_ones(quick, tmp_path):
     train(vae_fc, tmp_path)
     folder = tmp_path / "fc_toy-digits_z2"
-    run = evaluate.load_run(folder, evaluate.parse_evaluation("", [str(folder)]))
+    run = evaluation.load_run(folder, evaluation.parse_evaluation("", [str(folder)]))
     x = tf.constant(pixels.to_pixels(run.data.test))
     codes = [part.numpy() for part in run.vae.posterior(x)]
-    options = evaluate.parse_evaluation("", [str(folder), "--nll-images", "3", "--nll-samples", "5"])
+    options = evaluation.parse_evaluation("", [str(folder), "--nll-images", "3", "--nll-samples", "5"])
     losses = np.arange(len(x)) ** 2.0
-    found = evaluate.likelihood_numbers(run, codes, losses, options)
+    found = evaluation.likelihood_numbers(run, codes, losses, options)
     chosen = [0, (len(x) - 1) // 2, len(x) - 1]
     near = [part[chosen] for part in codes]
     call = measures.build_importance_call(run.vae, run.settings)
-    by_hand = measures.importance_weighted_nll(call, tf.gather(x, chosen), near, 5, 0, evaluate.NLL_STEPS)
+    by_hand = measures.importance_weighted_nll(call, tf.gather(x, chosen), near, 5, 0, evaluation.NLL_STEPS)
     assert found["nll_images"] == 3 and found["nll"] == pytest.approx(by_hand.mean(), rel=1e-6)
     assert found["loss_of_nll_images"] == pytest.approx(losses[chosen].mean())
 
@@ -239,9 +233,9 @@ def planted(tmp_path, monkeypatch):
     labels = [np.where(np.arange(len(part))[:, None] % 3 == 0, 1 - part, part) for part in labels]
     data = datasets.Dataset("planted", *images, *labels, ("Smiling", "Eyeglasses"), "x")
     monkeypatch.setattr(evaluate, "SAMPLES", 40)
-    settings = evaluate.argparse.Namespace(z=12, seed=0, script="fc", likelihood="gaussian", binarize="none", xla=False)
+    settings = evaluation.argparse.Namespace(z=12, seed=0, script="fc", likelihood="gaussian", binarize="none", xla=False)
     vae = SimpleNamespace(pixel_means=lambda codes: tf.reshape(tf.cast(codes, tf.float32), (-1, 2, 2, 3)))
-    return evaluate.Trained(tmp_path, settings, 1, data, vae, 0.0)
+    return evaluation.Trained(tmp_path, settings, 1, data, vae, 0.0)
 
 
 def as_images(codes):
@@ -252,25 +246,25 @@ def test_what_the_pictures_show(planted, grids):
     random = np.random.default_rng(1)
     means, loss = random.random((30, 12)), random.permutation(30)
     test = planted.data.test / 255
-    evaluate.draw_pairs(planted, means, loss)
+    evaluation.draw_pairs(planted, means, loss)
     order = np.argsort(loss)
     rows = [part[chosen] for chosen in (order[:10], order[::-1][:10]) for part in (test, as_images(means))]
     np.testing.assert_allclose(grids["pairs.png"], np.concatenate(rows), rtol=1e-6)
 
     neighbours = random.integers(0, 60, 40)
-    evaluate.draw_neighbours(planted, neighbours)
-    samples = as_images(evaluate.sample_codes(planted))[:20]
+    evaluation.draw_neighbours(planted, neighbours)
+    samples = as_images(evaluation.sample_codes(planted))[:20]
     shown = pictures.interleave(samples, planted.data.train[neighbours[:20]] / 255, 10)
     np.testing.assert_allclose(grids["neighbours.png"], shown, rtol=1e-6)
 
-    evaluate.draw_traversals(planted, means, np.arange(12.0))
+    evaluation.draw_traversals(planted, means, np.arange(12.0))
     codes = grids["traversals.png"].reshape(10, 11, 12)
     for row, unit in enumerate(range(11, 1, -1)):
         expected = np.tile(means[0], (11, 1))
         expected[:, unit] = np.linspace(-3, 3, 11)
         np.testing.assert_allclose(codes[row], expected, rtol=1e-5, err_msg="the unit of the largest KL first")
 
-    evaluate.draw_interpolation(planted, means)
+    evaluation.draw_interpolation(planted, means)
     line = grids["interpolation.png"].reshape(-1, 11, 2, 2, 3)[0]
     left, right = utils.picture_rows(planted.data, 16)[:2]
     np.testing.assert_allclose(line[[0, 10]], test[[left, right]], rtol=1e-6)
@@ -283,7 +277,7 @@ def test_attributes_are_taken_away_left_and_added_right(planted, grids):
     rows, labels = np.arange(60), planted.data.train_labels
     train_means = np.zeros((60, 12))
     train_means[:, 0], train_means[:, 1] = 3.0 * labels[:, 0], 5.0 * labels[:, 1]
-    evaluate.draw_attributes(planted, np.zeros((30, 12)), train_means, rows)
+    evaluation.draw_attributes(planted, np.zeros((30, 12)), train_means, rows)
     shown = grids["attributes.png"].reshape(-1, 6, 12)[0, 1:]
     directions = [train_means[labels[:, at] == 1].mean(0) - train_means[labels[:, at] == 0].mean(0) for at in (0, 1)]
     steps = [0, -1.5 * directions[0], 1.5 * directions[0], -1.5 * directions[1], 1.5 * directions[1]]
@@ -291,14 +285,14 @@ def test_attributes_are_taken_away_left_and_added_right(planted, grids):
 
 
 def test_views_are_of_what_they_are_called(planted):
-    ppca = linear_start.fit_ppca(planted.data.train, 3)
+    ppca = fit_ppca(planted.data.train, 3)
     means, mixture = np.random.default_rng(2).random((2, 30, 12))
-    seen = evaluate.describe_views(
+    seen = evaluation.describe_views(
         planted, lambda images: (np.asarray(images).reshape(len(images), -1),) * 2, means, mixture, ppca
     )
     flat = planted.data.test.reshape(30, -1) / 255
     expected = {"originals": flat, "reconstructions": means, "mixture_samples": mixture}
-    expected |= {"samples": evaluate.sample_codes(planted), "training": planted.data.train.reshape(60, -1) / 255}
+    expected |= {"samples": evaluation.sample_codes(planted), "training": planted.data.train.reshape(60, -1) / 255}
     expected |= {"mean_image": ppca.decode_bias[None], "pca": measures.pca_reconstruction(ppca, flat)}
     assert set(seen) == set(expected)
     for name, features in expected.items():
@@ -312,7 +306,7 @@ def test_distances_are_those_of_the_views_that_they_are_called_after(planted, mo
     moved = {"originals": 0, "samples": 1, "mixture_samples": 2, "reconstructions": 3}
     views = {name: [features + shift, logits] for name, shift in moved.items()}
     views["training"] = [np.tile(features + 4, (2, 1)), np.tile(logits, (2, 1))]
-    found = evaluate.frechet(planted, views)
+    found = evaluation.frechet(planted, views)
     for name, shift in moved.items() - {("originals", 0)}:
         assert found[name] == pytest.approx(4 * shift**2)
     assert found["training"] == pytest.approx(4 * 16, rel=0.01) and found["classifier_accuracy"] == 1
@@ -323,7 +317,7 @@ def test_copies_are_told_from_what_is_new_and_their_sources_found():
     training, held_out, new = random.standard_normal((3, 200, 5))
     copied = random.integers(0, 200, 150)
     views = {"training": training, "originals": held_out, "reconstructions": new, "samples": training[copied] + 1e-3}
-    found, neighbours = evaluate.novelty({name: [features, None] for name, features in views.items()})
+    found, neighbours = evaluation.novelty({name: [features, None] for name, features in views.items()})
     assert found["c_t"] < -10 and abs(found["c_t_of_reconstructions"]) < 3
     assert found["share_nearer_than_held_out"] > 0.99 and np.array_equal(neighbours, copied)
 
@@ -335,7 +329,7 @@ def test_shares_of_attributes_are_of_those_who_have_them():
     lost[[0, 1, 9]] = [[0], [0], [1]]
     data = datasets.Dataset("people", *[np.zeros((10, 2, 2, 3), np.uint8)] * 2, labels, labels, ("Smiling",))
     seen = {"originals": labels, "reconstructions": lost, "pca": np.zeros((10, 1)), "mean_image": np.ones((1, 1))}
-    found = evaluate.attributes(data, {name: [None, answers - 0.5] for name, answers in seen.items()})["Smiling"]
+    found = evaluation.attributes(data, {name: [None, answers - 0.5] for name, answers in seen.items()})["Smiling"]
     assert found["presence"] == {"originals": 1, "reconstructions": 0.5, "pca": 0, "mean_image": 1, "retention": 0.5}
     assert found["absence"]["reconstructions"] == found["absence"]["retention"] == pytest.approx(5 / 6)
     assert (found["absence"]["pca"], found["absence"]["mean_image"]) == (1, 0)
@@ -352,13 +346,13 @@ def test_how_many_samples_and_images_the_likelihood_takes(planted, script, likel
         "importance_weighted_nll",
         lambda call, x, codes, samples, *_: taken.append((len(x), samples)) or np.ones(len(x)),
     )
-    data = evaluate.replace(planted.data, test=np.zeros((1200, 2, 2, 3), np.uint8))
-    settings = evaluate.argparse.Namespace(**vars(planted.settings) | {"script": script, "likelihood": likelihood})
-    found = evaluate.likelihood_numbers(
-        evaluate.replace(planted, settings=settings, data=data),
+    data = evaluation.replace(planted.data, test=np.zeros((1200, 2, 2, 3), np.uint8))
+    settings = evaluation.argparse.Namespace(**vars(planted.settings) | {"script": script, "likelihood": likelihood})
+    found = evaluation.likelihood_numbers(
+        evaluation.replace(planted, settings=settings, data=data),
         np.zeros((2, 1200, 12), np.float32),
         np.zeros(1200),
-        evaluate.argparse.Namespace(nll_samples=None, nll_images=None),
+        evaluation.argparse.Namespace(nll_samples=None, nll_images=None),
     )
     assert (found["nll_samples"], found["nll_images"]) == (samples, images)
     assert {count for _, count in taken} == {samples} and sum(count for count, _ in taken) == images
@@ -368,8 +362,8 @@ def test_how_many_samples_and_images_the_likelihood_takes(planted, script, likel
 def test_a_mixture_has_fewer_gaussians_where_codes_have_many_units(planted, z, count, monkeypatch):
     asked, fitted = [], measures.fit_mixture(np.random.default_rng(0).random((50, z)), 2, 0, steps=1)
     monkeypatch.setattr(measures, "fit_mixture", lambda codes, count, seed: asked.append(count) or fitted)
-    run = evaluate.replace(planted, settings=evaluate.argparse.Namespace(**vars(planted.settings) | {"z": z}))
-    assert evaluate.draw_from_mixture(run, *np.zeros((2, 10_000, z), np.float32)).shape == (evaluate.SAMPLES, z)
+    run = evaluation.replace(planted, settings=evaluation.argparse.Namespace(**vars(planted.settings) | {"z": z}))
+    assert evaluation.draw_from_mixture(run, *np.zeros((2, 10_000, z), np.float32)).shape == (evaluation.SAMPLES, z)
     assert asked == [count]
 
 
@@ -390,8 +384,8 @@ def test_a_number_that_is_none_ends_the_evaluation(bad, quick, finished_run, tmp
 
 @pytest.mark.parametrize(("seed", "loss", "told"), [(0, 100.0, False), (0, 101.0, True), (1, 101.0, False)])
 def test_another_loss_than_at_the_end_of_training_is_remarked_on(planted, seed, loss, told, capsys):
-    settings = evaluate.argparse.Namespace(**vars(planted.settings) | {"seed": seed, "training_seed": 0})
-    evaluate.remark_on_loss(evaluate.replace(planted, settings=settings, test_loss=100.05), loss)
+    settings = evaluation.argparse.Namespace(**vars(planted.settings) | {"seed": seed, "training_seed": 0})
+    evaluation.remark_on_loss(evaluation.replace(planted, settings=settings, test_loss=100.05), loss)
     assert ("was 100.05 at the end of training; was the program edited since?" in capsys.readouterr().out) == told
 
 
@@ -407,8 +401,8 @@ def test_one_image(quick, tmp_path):
 
 def test_threshold_leaves_no_grey(quick, tmp_path):
     train(vae_fc, tmp_path, "--binarize", "threshold")
-    options = evaluate.parse_evaluation("", [str(tmp_path / "fc_toy-digits_z2")])
-    run = evaluate.load_run(tmp_path / "fc_toy-digits_z2", options)
+    options = evaluation.parse_evaluation("", [str(tmp_path / "fc_toy-digits_z2")])
+    run = evaluation.load_run(tmp_path / "fc_toy-digits_z2", options)
     assert set(np.unique(run.data.train)) == {0, 255}
     assert run.data.sha256 != run.settings.pixels_sha256, "a classifier of its own, not the grey images'"
     np.testing.assert_array_equal(
@@ -482,7 +476,7 @@ def test_each_number_stands_under_its_heading(capsys):
     own |= {"psnr_of_mean_mse": 14, "pca_psnr_of_mean_mse": 15, "ssim": 16, "frechet": frechet, "novelty": novelty}
     about = {"attributes": None, "nll_images": 9, "test_images": 9}
     results = [own | about | {"pixels_sha256": sha} for sha in "ab"]
-    evaluate.print_tables(["one", "two"], results)
+    evaluation.print_tables(["one", "two"], results)
     out = capsys.readouterr().out
     headings, *rows = (line.split() for line in out.strip().splitlines()[:3])
     assert [row[0] for row in rows] == ["one", "two"] and rows[0][1:] == rows[1][1:]
@@ -563,7 +557,7 @@ def test_damaged_runs_are_refused_in_one_line(damage, small_sets, finished_run, 
 
 def test_a_run_that_is_trained_further_meanwhile(small_sets, finished_run, tmp_path, monkeypatch):
     """Its networks are of another epoch than its metrics.json was a moment before."""
-    folder, load = shutil.copytree(finished_run, tmp_path / "run"), evaluate.load_half
+    folder, load = shutil.copytree(finished_run, tmp_path / "run"), evaluation.load_half
 
     def overtaken(path, *shapes):
         edit(folder / "metrics.json", epoch=99)
@@ -669,7 +663,7 @@ def test_classifier_finds_planted_labels(tmp_path):
     describe = classifier.load_classifier(data, tmp_path)
     features, logits = describe(data.test / 255)
     assert features.shape == (100, classifier.FEATURES)
-    presence, absence = evaluate.measures.recalls(logits.numpy() > 0, data.test_labels)
+    presence, absence = evaluation.measures.recalls(logits.numpy() > 0, data.test_labels)
     assert min(*presence, *absence) > 0.9
     np.testing.assert_array_equal(describe(data.test / 255)[0], features, "an image has the same features every time")
     again = classifier.load_classifier(data, tmp_path)

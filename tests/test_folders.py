@@ -5,8 +5,8 @@ import pytest
 from conftest import refusal
 from PIL import Image
 
-from data import folders, image_files
-from data.datasets import load_dataset
+from vae.data import folders, image_files
+from vae.data.datasets import load_dataset
 
 
 def write(folder, names):

@@ -15,10 +15,10 @@ import pytest
 from conftest import refusal
 from PIL import EpsImagePlugin, Image
 
-from console import UserError
-from data import cache, folders, image_files
-from data.datasets import load_dataset
-from data.download import UNPACKED
+from vae.data import cache, folders, image_files
+from vae.data.datasets import load_dataset
+from vae.data.download import UNPACKED
+from vae.terminal import UserError
 
 COUNT = 12
 NAMES = [f"{number:06}.jpg" for number in range(1, COUNT + 1)]

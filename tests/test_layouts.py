@@ -18,9 +18,9 @@ from test_datasets import MNIST, idx, random_images, tree
 
 import vae_conv
 import vae_fc
-from console import UserError, parse_settings
-from data import datasets, image_files
-from data.datasets import load_dataset
+from vae.data import datasets, image_files
+from vae.data.datasets import load_dataset
+from vae.terminal import UserError, parse_settings
 
 celeba = faces.celeba
 pytestmark = pytest.mark.usefixtures("no_network", "no_bars")

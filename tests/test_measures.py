@@ -7,16 +7,12 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from test_ppca import linear_images
 
-import elbo
-import linear_start
-import measures
-import pixels
 import vae_fc
-
-# isort: split
-import tensorflow as tf
+from vae import elbo, measures, pixels
+from vae.ppca import Ppca, fit_ppca, start_at_ppca
 
 SETTINGS = argparse.Namespace(seed=0, xla=False, binarize="none")
 
@@ -29,11 +25,11 @@ def narrow(monkeypatch):
 
 def linear_vae(images, z, log_std_shift=0.0):
     """A VAE that is exactly pPCA; with a shift of its log-std, one whose posterior is not the true one."""
-    ppca = linear_start.fit_ppca(images, z)
+    ppca = fit_ppca(images, z)
     shape = images.shape[1:]
     encoder, decoder = vae_fc.build_encoder(shape, z, True), vae_fc.build_decoder(shape, z, True)
-    shifted = linear_start.Ppca(**vars(ppca) | {"log_std": ppca.log_std + log_std_shift})
-    linear_start.start_at_ppca(encoder, decoder, shifted, vae_fc.LOG_STD_BOUND)
+    shifted = Ppca(**vars(ppca) | {"log_std": ppca.log_std + log_std_shift})
+    start_at_ppca(encoder, decoder, shifted, vae_fc.LOG_STD_BOUND)
     log_sigma = tf.Variable(math.log(ppca.sigma), dtype=tf.float32)
     return elbo.Vae(encoder, decoder, log_sigma, "gaussian"), ppca
 
@@ -56,7 +52,7 @@ def bound(vae, x, samples, first=0, steps=50, call=None):
 
 def test_ppca_likelihood_is_that_of_the_full_covariance():
     images = linear_images(200)
-    ppca, x = linear_start.fit_ppca(images, 4), images.reshape(200, -1) / 255
+    ppca, x = fit_ppca(images, 4), images.reshape(200, -1) / 255
     np.testing.assert_allclose(measures.ppca_nll(ppca, x), exact_nll(ppca, x), rtol=1e-9)
 
 
@@ -211,7 +207,7 @@ def test_dequantised_bound_of_the_linear_model_is_tight():
 
 def test_pca_reconstruction_is_the_projection():
     images = linear_images(300)
-    ppca, x = linear_start.fit_ppca(images, 4), images.reshape(300, -1) / 255
+    ppca, x = fit_ppca(images, 4), images.reshape(300, -1) / 255
     _, _, components = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
     expected = x.mean(axis=0) + (x - x.mean(axis=0)) @ components[:4].T @ components[:4]
     np.testing.assert_allclose(measures.pca_reconstruction(ppca, x), np.clip(expected, 0, 1), atol=1e-3)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pictures
+from vae import pictures
 
 
 def numbered_images(count, channels, height=3, width=4):

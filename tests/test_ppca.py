@@ -4,15 +4,12 @@ import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-import elbo
-import linear_start
-import pixels
 import vae_conv
 import vae_fc
-
-# isort: split
-import tensorflow as tf
+from vae import elbo, pixels
+from vae.ppca import SIGMA_FLOOR, fit_ppca, principal_components, start_at_ppca
 
 
 def linear_images(count=3000, side=6, rank=4):
@@ -32,7 +29,7 @@ def test_components_equal_the_eigenvectors():
     images = linear_images()
     mean, covariance = exact_covariance(images)
     values, vectors = np.linalg.eigh(covariance)
-    found_mean, found, found_values, trace = linear_start.principal_components(images, 4, seed=0)
+    found_mean, found, found_values, trace = principal_components(images, 4, seed=0)
     np.testing.assert_allclose(found_mean, mean, atol=1e-6)
     np.testing.assert_allclose(found_values, values[::-1][:4], rtol=1e-4)
     np.testing.assert_allclose(np.abs(np.sum(found * vectors[:, ::-1][:, :4], axis=0)), 1, atol=1e-3)
@@ -42,8 +39,8 @@ def test_components_equal_the_eigenvectors():
 def test_mirrored_components_are_those_of_both_orientations():
     images = linear_images(500)
     both = np.concatenate([images, images[:, :, ::-1]])
-    expected = linear_start.principal_components(both, 4, 0)
-    found = linear_start.principal_components(images, 4, 0, True)
+    expected = principal_components(both, 4, 0)
+    found = principal_components(images, 4, 0, True)
     for one, other in zip(expected[::2], found[::2], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(np.abs(np.sum(expected[1] * found[1], axis=0)), 1, atol=1e-3)
@@ -52,7 +49,7 @@ def test_mirrored_components_are_those_of_both_orientations():
 def test_ppca_posterior_is_the_exact_one():
     """p(z|x) of the linear model x ~ N(W z + mu, s^2 I) by Bayes' rule (Tipping & Bishop 1999, equation 7)."""
     images = linear_images()
-    ppca = linear_start.fit_ppca(images, 4)
+    ppca = fit_ppca(images, 4)
     x = images[:10].reshape(10, -1) / 255
     precision = np.eye(4) + ppca.decode @ ppca.decode.T / ppca.sigma**2
     mean = (x - ppca.decode_bias) @ ppca.decode.T / ppca.sigma**2 @ np.linalg.inv(precision)
@@ -64,9 +61,9 @@ def test_ppca_posterior_is_the_exact_one():
 def test_vae_starts_at_the_exact_likelihood(script):
     """At its start the bound is tight: the mean of -ELBO is the linear model's exact negative log-likelihood."""
     images = linear_images()
-    ppca = linear_start.fit_ppca(images, 4)
+    ppca = fit_ppca(images, 4)
     encoder, decoder = script.build_encoder((6, 6, 1), 4, True), script.build_decoder((6, 6, 1), 4, True)
-    linear_start.start_at_ppca(encoder, decoder, ppca, script.LOG_STD_BOUND)
+    start_at_ppca(encoder, decoder, ppca, script.LOG_STD_BOUND)
     vae = elbo.Vae(encoder, decoder, tf.Variable(math.log(ppca.sigma), dtype=tf.float32), "gaussian")
     noise = tf.random.stateless_normal((len(images), 4), (0, 1))
     recon, kl = vae.elbo_terms(pixels.to_pixels(images), noise)
@@ -82,10 +79,10 @@ def test_vae_starts_at_the_exact_likelihood(script):
 def test_start_is_finite_where_posteriors_are_narrower_than_their_bound(script):
     """Fewer images than z leave nothing for sigma, which stays at its floor: log-stds below -8."""
     images = np.stack([np.zeros((32, 32, 3)), np.full((32, 32, 3), 255)]).astype(np.uint8)
-    ppca = linear_start.fit_ppca(images, 4)
+    ppca = fit_ppca(images, 4)
     assert ppca.log_std.min() < -script.LOG_STD_BOUND
     encoder, decoder = script.build_encoder((32, 32, 3), 4, True), script.build_decoder((32, 32, 3), 4, True)
-    linear_start.start_at_ppca(encoder, decoder, ppca, script.LOG_STD_BOUND)
+    start_at_ppca(encoder, decoder, ppca, script.LOG_STD_BOUND)
     vae = elbo.Vae(encoder, decoder, tf.Variable(math.log(ppca.sigma), dtype=tf.float32), "gaussian")
     mean, log_std = vae.posterior(pixels.to_pixels(images))
     assert -script.LOG_STD_BOUND < np.min(log_std) < -0.98 * script.LOG_STD_BOUND
@@ -95,7 +92,7 @@ def test_start_is_finite_where_posteriors_are_narrower_than_their_bound(script):
 
 @pytest.mark.parametrize("images", [np.full((5, 6, 6, 1), 77, np.uint8), linear_images(2)], ids=["constant", "two"])
 def test_ppca_of_degenerate_sets_is_finite(images):
-    ppca = linear_start.fit_ppca(images, 50)
+    ppca = fit_ppca(images, 50)
     for array in (ppca.encode, ppca.encode_bias, ppca.log_std, ppca.decode, ppca.decode_bias):
         assert np.all(np.isfinite(array))
-    assert ppca.encode.shape == (36, 50) and ppca.sigma >= linear_start.SIGMA_FLOOR
+    assert ppca.encode.shape == (36, 50) and ppca.sigma >= SIGMA_FLOOR

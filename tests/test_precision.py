@@ -4,14 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-import elbo
-import precision
 import vae_conv
 import vae_fc
-
-# isort: split
-import tensorflow as tf
+from vae import elbo, precision
 
 SHAPE, Z = (12, 12, 3), 5
 HALVES = ("build_encoder", "build_decoder")

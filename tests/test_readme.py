@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_script
 
-import console
 import vae_conv
 import vae_fc
-from data.datasets import load_dataset
+from vae import terminal
+from vae.data.datasets import load_dataset
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
@@ -47,13 +47,13 @@ def test_the_first_command_runs_without_a_network_and_says_where_its_pictures_ar
 def test_every_command_is_understood(command):
     _, script, *flags = shlex.split(command)
     module = {"vae_fc.py": vae_fc, "vae_conv.py": vae_conv}[script]
-    settings = console.parse_settings("x", "", vars(module), flags)
+    settings = terminal.parse_settings("x", "", vars(module), flags)
     assert settings.z and settings.epochs
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python evaluate.py ")])
 def test_every_evaluation_is_understood(command):
-    assert console.parse_evaluation("", shlex.split(command)[2:]).runs
+    assert terminal.parse_evaluation("", shlex.split(command)[2:]).runs
 
 
 @pytest.mark.parametrize("page", ["README.md", "data/README.md", "results/README.md"])
@@ -85,5 +85,5 @@ def test_help_lists_every_flag(script, capsys):
         script.main(["--help"])
     shown = capsys.readouterr().out
     assert stop.value.code == 0 and script.__doc__.strip().splitlines()[0] in shown
-    for name in (*console.FLAGS, "resume", "tensorboard"):
+    for name in (*terminal.FLAGS, "resume", "tensorboard"):
         assert "--" + name.replace("_", "-") in shown

@@ -15,8 +15,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import (
     ROOT,
     contents,
@@ -33,19 +35,14 @@ from conftest import (
 from PIL import Image
 from test_damage import mutated
 
-import pictures
-import run_folder
 import utils
 import vae_conv
 import vae_fc
-from console import NonFiniteError, UserError, launch, loading, parse_settings
-from elbo import Vae
-from precision import lacks_instructions
-from run_folder import make_folder, replace_with, run_numbers, sole_writer
-
-# isort: split
-import keras
-import tensorflow as tf
+from vae import pictures, run_folder
+from vae.elbo import Vae
+from vae.precision import lacks_instructions
+from vae.run_folder import make_folder, replace_with, run_numbers, sole_writer
+from vae.terminal import NonFiniteError, UserError, launch, loading, parse_settings
 
 COLUMNS = (
     "epoch seconds images_per_second learning_rate train_loss train_recon train_kl test_loss test_recon test_kl "
@@ -674,7 +671,7 @@ def test_a_folder_of_two_images(script, quick, image_folder, tmp_path):
 RACE = """
 import sys
 from pathlib import Path
-import run_folder
+from vae import run_folder
 print(*[run_folder.make_folder(Path(sys.argv[1]), 1) for _ in range(50)], sep="\\n")
 """
 
@@ -831,7 +828,7 @@ def test_a_package_that_is_not_installed_is_one_line_and_exit_2(script, module, 
 
 def test_closed_streams_are_opened_into_nothing(tmp_path):
     """Otherwise the next file opened has the number of one of them, and what C++ code logs goes into it."""
-    program = "import sys, console; console.open_closed_streams(); print('out'); print('error', file=sys.stderr); "
+    program = "import sys; from vae import terminal; terminal.open_closed_streams(); print('out'); print('error', file=sys.stderr); "
     program += f"file = open({str(tmp_path / 'file')!r}, 'w'); assert file.fileno() > 2; file.write('kept')"
     command = ["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, program]
     assert subprocess.run(command, cwd=ROOT).returncode == 0
@@ -971,10 +968,10 @@ LAUNCHED = {  # what a command does: (its exit code, what it says)
     "raise OSError(28, 'No space left on device')": (2, "No space left on device; free some disk space"),
     "raise OSError(27, 'File too large')": (2, "File too large; no file may grow so large here (see ulimit -f)"),
     "raise OSError(30, 'Read-only file system', 'data/cache')": (2, "data/cache: Read-only file system; check"),
-    "raise console.UserError('a name like\\nthis')": (2, r"error: a name like\nthis"),
-    "console.note('a name \\udcff')": (2, "nobody reads"),
-    "raise console.NonFiniteError('the KL term became nan')": (3, "error: the KL term became nan"),
-    "[console.note('x' * 9999) for _ in range(99)]": (2, "error: nobody reads the output any more; run it again"),
+    "raise terminal.UserError('a name like\\nthis')": (2, r"error: a name like\nthis"),
+    "terminal.note('a name \\udcff')": (2, "nobody reads"),
+    "raise terminal.NonFiniteError('the KL term became nan')": (3, "error: the KL term became nan"),
+    "[terminal.note('x' * 9999) for _ in range(99)]": (2, "error: nobody reads the output any more; run it again"),
     "raise KeyError('a fault of ours')": (1, "Traceback"),
     "try: raise KeyboardInterrupt\n    finally: raise RuntimeError('TensorFlow')": (130, "\ninterrupted\n"),
 }
@@ -982,7 +979,7 @@ LAUNCHED = {  # what a command does: (its exit code, what it says)
 
 @pytest.mark.parametrize("does", LAUNCHED)
 def test_how_a_command_ends(does):
-    program = f"import sys, console\ndef main():\n    {does}\nconsole.launch(main)"
+    program = f"import sys; from vae import terminal\ndef main():\n    {does}\nconsole.launch(main)"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     plain = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     plain["PYTHONIOENCODING"] = "utf-8:strict"

@@ -34,8 +34,8 @@ from test_download import Handler, serving
 import utils
 import vae_conv
 import vae_fc
-from console import NonFiniteError
-from data.datasets import Dataset
+from vae.data.datasets import Dataset
+from vae.terminal import NonFiniteError
 
 KILLS = 50  # moments, over both scripts
 KILLED_DOWNLOADS = 20
@@ -147,7 +147,7 @@ def test_runs_killed_at_many_moments_end_with_the_weights_of_one_never_stopped(s
 DOWNLOAD = f"""
 import json, sys
 sys.path.insert(0, {str(ROOT)!r})
-from data import datasets, download
+from vae.data import datasets, download
 address, checksums, folder = json.loads(sys.argv[1])
 for name, checksum in checksums.items():
     download.PUBLISHED[name] = download.Published((address + name,), "md5", checksum)

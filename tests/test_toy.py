@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data import toy
+from vae.data import toy
 
 COUNT, SEED = 300, 5
 BARE = dict.fromkeys(set(toy.FACE_ATTRIBUTES) - set(toy.HAIR), False)  # no attribute but the hair's colour

@@ -3,20 +3,17 @@
 import argparse
 import math
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import step_by_step
 
-import elbo
-import linear_start
-import pixels
 import utils
 import vae_fc
-from console import NonFiniteError
-
-# isort: split
-import keras
-import tensorflow as tf
+from vae import elbo, pixels
+from vae.ppca import fit_ppca, start_at_ppca
+from vae.terminal import NonFiniteError
 
 
 def settings(**changes):
@@ -190,8 +187,8 @@ def test_evaluation_counts_every_image_once(monkeypatch):
 def test_weight_decay_spares_biases_sigma_and_the_linear_path():
     """With no gradient, only matrices shrink: not what pPCA has set."""
     vae, random = small_run("gaussian"), np.random.default_rng(0)
-    ppca = linear_start.fit_ppca(random.integers(0, 256, (50, 6, 6, 1), np.uint8), 3)
-    linear_start.start_at_ppca(vae.encoder, vae.decoder, ppca, 8.0)
+    ppca = fit_ppca(random.integers(0, 256, (50, 6, 6, 1), np.uint8), 3)
+    start_at_ppca(vae.encoder, vae.decoder, ppca, 8.0)
     for variable in vae.variables[:-1]:  # parts of which start at 0, which no decay would change
         variable.assign_add(random.uniform(0.1, 1, variable.shape))
     before = {variable.path: variable.numpy() for variable in vae.state[:-1]}
@@ -217,8 +214,8 @@ def test_weight_decay_takes_the_same_share_in_an_epoch_of_any_length(steps):
 
 def test_frozen_linear_path_is_not_trained_but_kept():
     vae = small_run("gaussian")
-    ppca = linear_start.fit_ppca(np.zeros((5, 6, 6, 1), np.uint8), 3)
-    linear_start.start_at_ppca(vae.encoder, vae.decoder, ppca, 8.0)
+    ppca = fit_ppca(np.zeros((5, 6, 6, 1), np.uint8), 3)
+    start_at_ppca(vae.encoder, vae.decoder, ppca, 8.0)
     assert not [variable for variable in vae.variables[:-1] if "linear" in variable.path]
     assert len([variable for variable in vae.state[:-1] if "linear" in variable.path]) == 4
 

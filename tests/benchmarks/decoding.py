@@ -19,7 +19,7 @@ import numpy as np
 from faces import write_faces
 from PIL import Image
 
-from data import image_files
+from vae.data import image_files
 
 SIZE = 64
 

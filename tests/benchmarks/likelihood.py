@@ -16,14 +16,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import measures
-import vae_fc
-
-# isort: split
 import tensorflow as tf
 from ceiling import product_rate
 
-import elbo
+import vae_fc
+from vae import elbo, measures
 
 SHAPE, Z, IMAGES, SAMPLES, STEPS = (28, 28, 1), 40, 500, 200, 10
 

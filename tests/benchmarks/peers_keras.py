@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-import elbo
+from vae import elbo
 
 NAMES = ("Keras fit",)
 

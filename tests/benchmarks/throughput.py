@@ -18,12 +18,6 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import utils
-import vae_conv
-import vae_fc
-from data.datasets import Dataset
-
-# isort: split
 import keras
 import peers_jax
 import peers_keras
@@ -31,7 +25,11 @@ import peers_torch
 import tensorflow as tf
 from ceiling import product_rate
 
-import elbo
+import utils
+import vae_conv
+import vae_fc
+from vae import elbo
+from vae.data.datasets import Dataset
 
 PEERS = (peers_torch, peers_jax, peers_keras)
 NAMES = ["ours bf16", *(name for peer in PEERS for name in peer.NAMES)]

@@ -3,12 +3,10 @@
 import contextlib
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
-from console import UserError, reason
-
-# isort: split
-import tensorflow as tf
+from vae.terminal import UserError, reason
 
 SCALAR, BLOBS = 1, 3  # classes of data in TensorBoard's summary.proto
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from console import progress
+from vae.elbo import SIGMA_FLOOR
+from vae.terminal import progress
 
-SIGMA_FLOOR = 1 / 510  # half a grey level: below it a density of 8-bit pixels means nothing and grows without bound
 NARROWEST = 0.99  # of the bound of a posterior's log-std: at the bound itself, the start would be infinite
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from console import name_file, note
+from vae.terminal import name_file, note
 
 LAYOUT = 2  # to be raised when caches shall be made anew, whatever they hold
 CHECKSUMS = "checksums.json"

@@ -11,17 +11,29 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-
-from console import progress
-
-# isort: split
 import tensorflow as tf
 
-import elbo
-import pixels
+from vae import elbo, pixels
+from vae.terminal import progress
 
+ACTIVE_VARIANCE = 0.01  # a unit is active if Var over x of E[z|x] is above this (Burda et al. 2016, section 5.2)
 GREY_LEVELS = 255  # steps between black and white of an 8-bit pixel
 DISTANCES = 4_000_000  # of a distance matrix held at once
+
+# ---------------------------------------------------------------------------------------------------------------
+# Codes and pixels
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def active_units(means):
+    """How many latent units are active. means: posterior means (N, z)."""
+    return int(np.sum(means.var(axis=0) > ACTIVE_VARIANCE))
+
+
+def psnr(squared_error):
+    """Peak signal-to-noise ratio, dB, of mean squared errors of pixels in [0, 1]; at most 100 dB, an exact copy."""
+    return -10 * np.log10(np.maximum(squared_error, 1e-10))
+
 
 # ---------------------------------------------------------------------------------------------------------------
 # Likelihood bounds
@@ -48,7 +60,7 @@ def build_importance_call(vae, settings):
             largest = highest
         return largest, scaled_sum
 
-    @elbo.compiled()
+    @tf.function(autograph=False)
     def importance_call(x, mean, log_std, largest, scaled_sum, first, steps):
         noise = pixels.draw_noise(settings.seed, pixels.IMPORTANCE, first, steps, tf.shape(mean))
         return add_samples(x, mean, log_std, largest, scaled_sum, noise)
@@ -87,7 +99,7 @@ def build_dequantised_call(vae, settings):
     training: any q gives a bound.
     """
 
-    @elbo.compiled(settings.xla)
+    @tf.function(autograph=False, jit_compile=settings.xla)
     def dequantised_call(images, noisy, batch):
         mean, log_std = vae.posterior(pixels.to_pixels(images))
         noise = tf.random.stateless_normal(tf.shape(mean), pixels.random_key(settings.seed, pixels.EVALUATE, batch))

@@ -66,22 +66,27 @@ def rows_of(count):
     return [slice(start, min(start + EVALUATION_BATCH, count)) for start in range(0, count, EVALUATION_BATCH)]
 
 
-def evaluation_pixels(images, settings, batch):
-    """Test batch number `batch` as the loss sees it, float32, the last one filled up: one shape, so one compilation.
+def evaluation_rows(count, batch):
+    """Rows of test batch number `batch` of `count` images. The last one is filled up: one shape, so one compilation."""
+    size = min(EVALUATION_BATCH, count)
+    return np.minimum(np.arange(batch * size, (batch + 1) * size), count - 1)
+
+
+def evaluation_pixels(images, binarize, seed, batch):
+    """Test batch number `batch` as the loss sees it, float32.
 
     Every run that binarises with the same seed, and everything that looks at its test images again, has the same
     pixels.
     """
-    size = min(EVALUATION_BATCH, len(images))
-    rows = np.minimum(np.arange(batch * size, (batch + 1) * size), len(images) - 1)
-    return to_pixels(binarized(images[rows], settings.binarize, random_key(settings.seed, BINARIZE, -1 - batch)))
+    rows = evaluation_rows(len(images), batch)
+    return to_pixels(binarized(images[rows], binarize, random_key(seed, BINARIZE, -1 - batch)))
 
 
-def chosen_pixels(images, settings, chosen):
+def chosen_pixels(images, binarize, seed, chosen):
     """The test images of these numbers as the loss sees them, float32: (N, H, W, C)."""
     batches, rows = np.divmod(np.asarray(chosen), min(EVALUATION_BATCH, len(images)))
     found = np.empty((len(rows), *images.shape[1:]), np.float32)
     for batch in np.unique(batches):  # one at a time: those of a large set together would fill the memory
         own = batches == batch
-        found[own] = evaluation_pixels(images, settings, batch).numpy()[rows[own]]
+        found[own] = evaluation_pixels(images, binarize, seed, batch).numpy()[rows[own]]
     return found

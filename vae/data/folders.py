@@ -8,8 +8,8 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from console import UserError, note, one_line, reason
-from data.layouts import is_endless
+from vae.data.layouts import is_endless
+from vae.terminal import UserError, note, one_line, reason
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".j2k", ".jpx"}
 SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm"}

@@ -14,13 +14,16 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from console import UserError, name_file, note, reason
+import keras
+
+from vae.terminal import UserError, name_file, note, reason
 
 try:
     import fcntl
-except ImportError:  # Windows: there, nobody watches
+except ImportError:  # no file locking on Windows
     fcntl = None
 
+ROOT = Path(__file__).resolve().parents[1]  # of this program
 FREE_TO_CHANGE = {"epochs", "resume", "data_dir", "out", "name", "strategy", "tensorboard"}  # on --resume
 ORIGIN = ("versions", "program_sha256", "git_commit", "command")  # of config.json: with what epochs were trained
 FREE_TO_CHANGE |= set(ORIGIN)
@@ -34,10 +37,7 @@ def open_run(settings, data):
     earlier = run_numbers(base)
     runs = [folder for number in sorted(earlier, reverse=True) if (folder := numbered(base, number)).is_dir()]
     if settings.resume and runs:
-        folder = run_to_resume(runs, config)
-        if (folder / "config.json").exists():
-            settings.name = kept(folder / "config.json", "name")  # X-2 may be X's second, found by its own name
-        return folder
+        return run_to_resume(runs, config)
     if settings.resume:
         note(f"{base}: nothing to resume, so this is a new run")
     return make_folder(base, max(earlier, default=0) + 1)
@@ -75,7 +75,7 @@ def fault_of(folder, config):
 
 def is_open(folder):
     """Whether a run was begun and has not reached the epochs that it was asked for, or not written all of its end."""
-    asked, ended = kept(folder / "config.json", "epochs"), kept(folder / "metrics.json", "epoch")
+    asked, ended = read_key(folder / "config.json", "epochs"), read_key(folder / "metrics.json", "epoch")
     if not (isinstance(asked, int) and isinstance(ended, int)):
         return (folder / "config.json").exists()
     return ended < asked or ended < len(read_rows(folder / "metrics.csv"))
@@ -106,10 +106,10 @@ def run_numbers(base):
 
 def was_named(folder):
     """Whether --name asked for this very name, number and all: then it is no further run of a shorter name."""
-    return kept(folder / "config.json", "name") == folder.name
+    return read_key(folder / "config.json", "name") == folder.name
 
 
-def kept(path, key):
+def read_key(path, key):
     """What a JSON file of a run has under a key; None if it is not there, or there is no telling."""
     try:
         return json.loads(path.read_text())[key]
@@ -162,7 +162,7 @@ def run_config(settings, data):
     """Every setting of the run, what it was trained on, and with which software."""
     modules = {name: name for name in ("tensorflow", "keras", "numpy", "matplotlib")} | {"pillow": "PIL"}
     versions = {name: import_module(module).__version__ for name, module in modules.items()}
-    return vars(settings) | {
+    return settings.to_config() | {
         "image_shape": data.image_shape,
         "train_images": len(data.train),
         "test_images": len(data.test),
@@ -176,10 +176,8 @@ def run_config(settings, data):
 
 def program_sha256():
     """SHA-256 of this program's own files, which an edit changes, committed or not."""
-    here = Path(__file__).resolve().parent
     digest = hashlib.sha256()
-    sources = [*here.glob("[!.]*.py"), *here.glob("data/[!.]*.py")]  # not an editor's lock beside an open file
-    for path in sorted(sources, key=lambda path: path.relative_to(here).parts):
+    for path in sorted([*ROOT.glob("[!.]*.py"), *ROOT.glob("vae/**/[!.]*.py")]):  # not an editor's lock beside a file
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -187,10 +185,9 @@ def program_sha256():
 def git_commit():
     """The program's commit, with "-dirty" behind it where files were changed; None outside git, and where the
     repository around the program is one of something else."""
-    here = Path(__file__).resolve()
     try:
-        git(here.parent, "ls-files", "--error-unmatch", here.name)
-        return git(here.parent, "describe", "--always", "--dirty", "--abbrev=40")
+        git(ROOT, "ls-files", "--error-unmatch", "utils.py")
+        return git(ROOT, "describe", "--always", "--dirty", "--abbrev=40")
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -241,8 +238,8 @@ def origins_of(folder, done):
     """With what the first `done` epochs of a run were trained, by its config.json: as begun, then as resumed."""
     if not done:
         return []
-    begun = {name: kept(folder / "config.json", name) for name in ORIGIN}
-    later = kept(folder / "config.json", "resumed")
+    begun = {name: read_key(folder / "config.json", name) for name in ORIGIN}
+    later = read_key(folder / "config.json", "resumed")
     known = [origin for origin in (later if isinstance(later, list) else []) if isinstance(origin, dict)]
     return [begun, *(origin for origin in known if origin.get("after_epoch") in range(done))]
 
@@ -252,6 +249,7 @@ def with_origins(config, folder, done):
 
     "resumed" gets with what, and after which epoch, it goes on, if that is not how it was trained last.
     """
+    config = config | {"name": read_key(folder / "config.json", "name")}  # "X-2" may have been begun as X's second run
     if not done:
         return config
     begun, *later = origins_of(folder, done)
@@ -284,10 +282,8 @@ def is_row_of(epoch, row):
 
 def load_network(path, way_out):
     """A network kept by Keras, in its safe mode; UserError, with the way out, if it is missing or damaged."""
-    from keras.models import load_model  # here, because Keras takes seconds to import and most messages need none of it
-
     try:
-        return load_model(path, compile=False)
+        return keras.models.load_model(path, compile=False)
     except Exception as error:  # whatever a damaged archive makes zipfile, json, h5py or Keras raise
         raise UserError(f"{path}: cannot be read ({reason(error)}); {way_out}") from None
 

@@ -10,7 +10,7 @@ import pickletools
 
 import numpy as np
 
-from console import UserError, one_line, reason
+from vae.terminal import UserError, one_line, reason
 
 PIXELS = 3 * 32 * 32
 

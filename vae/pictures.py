@@ -6,9 +6,11 @@ from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image, ImageDraw, ImageFont
 
-from run_folder import replace_with
+from vae.pixels import SAMPLE, chosen_pixels, random_key
+from vae.run_folder import replace_with
 
 PADDING = 2  # pixels between images, before enlarging
 LEAST_CELL = 56  # pixels: smaller images are enlarged by a whole factor, so that no pixel is interpolated
@@ -251,3 +253,61 @@ def _save(figure, path, title):
     title = textwrap.fill(_legible(title), int(TITLE_LETTERS * figure.get_figwidth()))
     figure.suptitle(title, parse_math=False)  # a name with two dollars in it is no formula
     replace_with(path, lambda partial: figure.savefig(partial, dpi=110))
+
+
+# The pictures of a training run ---------------------------------------------------------------------------------
+
+RUN_PICTURES = {
+    "reconstructions.png": "test images above their reconstructions",
+    "samples.png": "images decoded from N(0, I)",
+    "losses.png": "training and test curves",
+    "latent.png": "where the test images lie in the latent space",
+    "manifold.png": "what each place of the latent plane decodes to",
+}
+
+
+def draw_run(folder, vae, data, means, rows, binarize, seed):
+    """Draw the pictures of a run folder.
+
+    vae: a Vae, data: a Dataset, means: the test images' posterior means (N, z), rows: those of metrics.csv.
+    binarize, seed: the run's settings, for test images as the loss sees them and for its samples.
+    """
+    title = f"{folder.name}, epoch {rows[-1]['epoch']}"
+    z = means.shape[1]
+    labels = data.label_matrix("test", vae.takes_labels)
+    shown = picture_rows(data, 40)
+    originals = chosen_pixels(data.test, binarize, seed, shown)
+    below = vae.pixel_means(means[shown], labels[shown]).numpy()
+    columns = min(10, len(shown))
+    grid, caption = interleave(originals, below, columns), f"{title}: test images above their reconstructions"
+    save_grid(folder / "reconstructions.png", grid, columns, caption, ("original", "reconstruction"))
+    noise = tf.random.stateless_normal((100, z), random_key(seed, SAMPLE, 0))
+    samples = vae.pixel_means(noise, sample_labels(labels, 100)).numpy()
+    save_grid(folder / "samples.png", samples, 10, f"{title}: decoded from N(0, I)")
+    save_losses(folder / "losses.png", rows, title)
+    if data.test_labels is not None:
+        save_latent(folder / "latent.png", means, data.test_labels, data.label_names, f"{title}: test set")
+    if z == 2:
+        images = vae.pixel_means(manifold_codes(20), sample_labels(labels[:1], 400)).numpy()
+        caption = f"{title}: decoder over the Gaussian quantile grid, z1 to the right, z2 upwards"
+        steps = [f"{step:+.2f}" for step in gaussian_quantiles(20)]
+        save_grid(folder / "manifold.png", images, 20, caption, steps[::-1], steps)
+
+
+def sample_labels(labels, count):
+    """Labels (count, L) for samples of a conditional VAE: one class after the other, or those of some test images."""
+    classes = np.eye(labels.shape[1], dtype=np.float32) if np.all(labels.sum(axis=1) == 1) else labels
+    return np.resize(classes, (count, labels.shape[1]))
+
+
+def picture_rows(data, count):
+    """`count` evenly spaced test images. Where the set knows who wears glasses, half of the images are such people.
+
+    A VAE drops rare attributes first, so the picture has to show them.
+    """
+    evenly = np.linspace(0, len(data.test) - 1, min(count, len(data.test))).astype(int)
+    if "Eyeglasses" not in data.attributes:
+        return evenly
+    anyone = evenly[::2]
+    wearers = np.setdiff1d(np.flatnonzero(data.test_labels[:, data.attributes.index("Eyeglasses")]), anyone)
+    return np.concatenate([anyone, wearers[: count - len(anyone)]])

@@ -10,12 +10,10 @@ import os
 import zlib
 
 import numpy as np
-
-from console import UserError, note, plain, reason
-from run_folder import FREE_TO_CHANGE
-
-# isort: split
 import tensorflow as tf
+
+from vae.run_folder import FREE_TO_CHANGE
+from vae.terminal import UserError, note, reason, tensorflow_reason
 
 
 @contextlib.contextmanager
@@ -72,7 +70,7 @@ def check_cluster(text):
         raise UserError(f"--strategy multiworker: TF_CONFIG is {text!r}; it has to be like {example}") from None
 
 
-def are_several():
+def is_one_of_several():
     """Whether this is one worker of several, each a process of its own."""
     return tf.distribute.get_strategy().cluster_resolver is not None
 
@@ -129,7 +127,7 @@ def agree(config):
 
 def start_together(rows, variables):
     """Give every worker the variables of the one that keeps the run folder; returns `rows`, blank ones elsewhere."""
-    if not are_several():
+    if not is_one_of_several():
         return rows
     done, *values = from_chief([np.int64(len(rows)), *variables])
     for variable, value in zip(variables, values, strict=True):
@@ -143,8 +141,8 @@ def lost_workers():
     try:
         yield
     except LOST as error:
-        if not are_several():
+        if not is_one_of_several():
             raise
         own = isinstance(error, tf.errors.InternalError)
-        why = f"a worker is gone, or this one failed ({plain(error)})" if own else "a worker is gone"
+        why = f"a worker is gone, or this one failed ({tensorflow_reason(error)})" if own else "a worker is gone"
         raise UserError(f"--strategy multiworker: {why}; start all of them again with --resume") from None

@@ -17,11 +17,12 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 
-from console import UserError, note, one_line, progress, reason, silent_stderr
-from data.cache import open_cache, save_array
-from data.download import download, remark_on_content
-from data.folders import arrange, check_not_empty, images_in, plain_name, plain_text, split_by_name, states_of
-from data.layouts import by_file_name, check_end, first_of
+from vae.data.cache import open_cache, save_array
+from vae.data.download import download, remark_on_content
+from vae.data.folders import arrange, check_not_empty, images_in, plain_name, plain_text, split_by_name, states_of
+from vae.data.layouts import by_file_name, check_end, first_of
+from vae.startup import silent_stderr
+from vae.terminal import UserError, note, one_line, progress, reason
 
 try:
     from lzma import LZMAError

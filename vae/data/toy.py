@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from console import UserError, progress
+from vae.terminal import UserError, progress
 
 LABELS, GLYPHS, ATTRIBUTES, LOOKS = range(4)  # independent random streams of the same seed and picture
 

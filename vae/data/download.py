@@ -11,8 +11,10 @@ from http.client import HTTPException, IncompleteRead
 from pathlib import Path
 from urllib.error import ContentTooShortError, HTTPError, URLError
 
-from console import UserError, name_file, note, one_line, wipe_line
-from data.cache import checksum, partial_folder
+from keras.utils import get_file
+
+from vae.data.cache import checksum, partial_folder
+from vae.terminal import UserError, clear_line, name_file, note, one_line
 
 TIMEOUT_SECONDS = 30  # of silence, after which a server counts as stalled
 
@@ -97,9 +99,7 @@ def download(path: Path, toy: str) -> None:
 
 def _fetch(url, published, path):
     """Try one mirror. Returns None once the file is at `path`, else why the mirror failed."""
-    from keras.utils import get_file  # here, because Keras takes seconds to import and most runs download nothing
-
-    # A new folder for every try: get_file would pick up what a failed one left. Beside the target, so that the move
+        # A new folder for every try: get_file would pick up what a failed one left. Beside the target, so that the move
     # stays on one disk and is atomic. Absolute, because get_file takes a leading "~" for the home folder.
     with partial_folder(path.parent.absolute()) as folder:
         try:
@@ -139,7 +139,7 @@ def _bar_on_terminals_only(url):
     try:
         yield
     finally:
-        wipe_line()  # a bar that stopped halfway, or of unknown length, did not end its line
+        clear_line()  # a bar that stopped halfway, or of unknown length, did not end its line
 
 
 def _network_reason(error):

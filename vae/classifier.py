@@ -9,16 +9,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
-from console import note, reason
-from data.cache import open_cache
-from run_folder import load_network
-
-# isort: split
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import layers
+
+from vae.data.cache import open_cache
+from vae.run_folder import load_network
+from vae.terminal import note, reason
 
 FILTERS = (32, 64, 128)  # of convolutions that halve the sides
 FEATURES = 64  # width of the layer before the labels

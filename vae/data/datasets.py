@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from console import UserError, note, reason
-from data import toy
-from data.cache import open_cache, save_array
-from data.download import download, remark_on_content
-from data.folders import plain_name
-from data.image_files import UNREADABLE, load_celeba, load_folder
-from data.layouts import SPLITS, by_file_name, check_end, find_idx, first_of, idx_folder, idx_name
-from data.pickled import read_batch
+from vae.data import toy
+from vae.data.cache import open_cache, save_array
+from vae.data.download import download, remark_on_content
+from vae.data.folders import plain_name
+from vae.data.image_files import UNREADABLE, load_celeba, load_folder
+from vae.data.layouts import SPLITS, by_file_name, check_end, find_idx, first_of, idx_folder, idx_name
+from vae.data.pickled import read_batch
+from vae.terminal import UserError, note, reason
 
 DIGITS = tuple("0123456789")
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -60,6 +60,18 @@ class Dataset:
         """(H, W, C)."""
         return tuple(self.train.shape[1:])
 
+    def label_matrix(self, split, wanted=True):
+        """Labels of "train" or "test" as float32 (N, L): one-hot classes or attributes; (N, 0) if they are not wanted.
+
+        UserError if they are wanted and there are none.
+        """
+        count, labels = len(getattr(self, split)), getattr(self, f"{split}_labels")
+        if not wanted:
+            return np.zeros((count, 0), np.float32)
+        if labels is None:
+            raise UserError(f"{self.name}: has no labels, and these networks take them; use a set with labels")
+        return labels.astype(np.float32) if labels.ndim == 2 else np.eye(len(self.label_names), dtype=np.float32)[labels]
+
     @property
     def attributes(self):
         """Names of the attributes; none where the labels are classes, whatever these are called."""
@@ -85,6 +97,16 @@ def load_dataset(name, data_dir, image_size=None, limit=None):
     else:
         data = load_toy(name, Path(data_dir)) if name in TOY_SETS else LOADERS[name](Path(data_dir))
     return with_checksum(first_images(data, limit))
+
+
+KINDS = ("toy-digits", "toy-faces", "mnist", "cifar10", "cifar10-grey", "celeba", "folder", "digits", "photographs")
+
+
+def keys_of(name):
+    """Under which of KINDS the settings of a data set stand: its own name, then its kind."""
+    if is_own(name):
+        return ("digits",) if idx_folder(Path(name)) else ("folder", "photographs")
+    return name, "digits" if name in ("toy-digits", "mnist") else "photographs"
 
 
 def is_own(name):

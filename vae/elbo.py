@@ -4,20 +4,13 @@ Losses are nats per image: summed over pixels and latent units. Pixels are float
 Sources: Kingma & Welling 2014 (VAE, arXiv:1312.6114), Rybkin et al. 2021 (calibrated decoder, arXiv:2006.13202).
 """
 
-import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from linear_start import SIGMA_FLOOR
-
-# isort: split
 import keras
 import tensorflow as tf
 
-
-def compiled(xla=False):
-    """tf.function without AutoGraph, which takes half a second of every start and is for loops over tensors only."""
-    return functools.partial(tf.function, autograph=False, jit_compile=xla)
+SIGMA_FLOOR = 1 / 510  # half a grey level: below it a density of 8-bit pixels means nothing and grows without bound
 
 
 def image_sums(pixels):
@@ -29,7 +22,7 @@ def image_sums(pixels):
     return tf.linalg.matvec(tf.reshape(pixels, (-1, size)), tf.ones(size))
 
 
-@compiled(xla=True)  # one pass over memory, also between layers that are not compiled
+@tf.function(autograph=False, jit_compile=True)  # one pass over memory, also between layers that are not compiled
 def bernoulli_log_prob(x, logits):
     """log p(x) of Bernoulli pixels, nats, summed over each image; x in [0, 1].
 
@@ -84,15 +77,17 @@ def bounded_log_sigma(log_sigma):
 
 @dataclass(frozen=True)
 class Vae:
-    """Encoder (B, H, W, C) -> (B, 2z), decoder (B, z) -> (B, H, W, C) pixel parameters, scalar log sigma.
+    """A variational autoencoder: encoder, decoder and the standard deviation of Gaussian pixels.
 
-    A further variable belongs into `variables`, or it is not trained; into `state`, or --resume forgets it; and into
-    utils.copy_vae and evaluate.load_run.
+    The encoder maps images (B, H, W, C) to (B, 2z), the decoder codes (B, z) to pixel parameters (B, H, W, C). A
+    network with a second input gets the labels there, (B, L): then this is a conditional VAE.
+
+    Add new variables to `variables` so that they are trained, and to `state` so that --resume restores them.
     """
 
     encoder: keras.Model
     decoder: keras.Model
-    log_sigma: tf.Variable  # Gaussian likelihood only
+    log_sigma: tf.Variable  # scalar; Gaussian likelihood only
     likelihood: str  # "bernoulli" or "gaussian"
 
     @property
@@ -108,27 +103,48 @@ class Vae:
 
     @property
     def state(self):
-        """All that the model is made of, the frozen linear path too."""
+        """All variables of the model, those of the frozen linear path included."""
         return [*self.encoder.variables, *self.decoder.variables, self.log_sigma]
 
-    def posterior(self, x):
-        """Mean and log-std of q(z|x), each (B, z)."""
-        return tf.split(self.encoder(x), 2, axis=-1)
+    @property
+    def takes_labels(self):
+        """Whether a network has a second input."""
+        return any(len(network.inputs) > 1 for network in (self.encoder, self.decoder))
 
-    def log_prob(self, x, z):
-        """log p(x|z) per image, nats.  x: (B, H, W, C), z: (B, z)."""
-        pixels = self.decoder(z)
+    def copy(self):
+        """The same networks with variables of their own."""
+        encoder, decoder = map(keras.models.clone_model, (self.encoder, self.decoder))
+        encoder.set_weights(self.encoder.get_weights())
+        decoder.set_weights(self.decoder.get_weights())
+        log_sigma = tf.Variable(self.log_sigma, name="average_log_sigma")
+        return replace(self, encoder=encoder, decoder=decoder, log_sigma=log_sigma)
+
+    def posterior(self, x, labels=None):
+        """Mean and log-std of q(z|x), each (B, z).  x: (B, H, W, C), labels: (B, L)."""
+        return tf.split(apply(self.encoder, x, labels), 2, axis=-1)
+
+    def log_prob(self, x, z, labels=None):
+        """log p(x|z) per image, nats, (B,).  x: (B, H, W, C), z: (B, z), labels: (B, L)."""
+        pixels = apply(self.decoder, z, labels)
         if self.likelihood == "bernoulli":
             return bernoulli_log_prob(x, pixels)
         return gaussian_log_prob(x, pixels, bounded_log_sigma(self.log_sigma))
 
-    def pixel_means(self, z):
-        """Decoded images (B, H, W, C), E[x|z] clipped to [0, 1].  z: (B, z)."""
-        pixels = self.decoder(z)
+    def pixel_means(self, z, labels=None):
+        """Decoded images (B, H, W, C): E[x|z], clipped to [0, 1].  z: (B, z), labels: (B, L)."""
+        pixels = apply(self.decoder, z, labels)
         return tf.sigmoid(pixels) if self.likelihood == "bernoulli" else tf.clip_by_value(pixels, 0, 1)
 
-    def elbo_terms(self, x, noise):
-        """Reconstruction and KL terms, each (B,), nats: -ELBO = recon + kl, one sample of z.  noise: (B, z)."""
-        mean, log_std = self.posterior(x)
-        recon = -self.log_prob(x, draw(mean, log_std, noise))
+    def elbo_terms(self, x, noise, labels=None):
+        """Reconstruction and KL terms, each (B,), nats: -ELBO = recon + kl, from one sample of z.  noise: (B, z).
+
+        Kingma & Welling 2014, equation 10.
+        """
+        mean, log_std = self.posterior(x, labels)
+        recon = -self.log_prob(x, draw(mean, log_std, noise), labels)
         return recon, tf.reduce_sum(kl_to_standard_normal(mean, log_std), axis=-1)
+
+
+def apply(network, inputs, labels):
+    """The output of a network, which gets the labels as its second input if it has one."""
+    return network([inputs, labels]) if len(network.inputs) > 1 else network(inputs)

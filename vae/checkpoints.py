@@ -1,0 +1,75 @@
+"""Checkpoints of a run: what --resume continues from, saved after every epoch with tf.train.Checkpoint."""
+
+import tensorflow as tf
+
+from vae.run_folder import has_trained_checkpoint, read_rows
+from vae.terminal import UserError, is_interrupt, note, tensorflow_reason
+
+# What TensorFlow raises at damaged checkpoints: its own errors and Python's
+UNRESTORABLE = (tf.errors.OpError, AssertionError, ValueError, TypeError, LookupError, RuntimeError)
+
+
+def open_checkpoints(state, folder):
+    """Return the CheckpointManager of a run folder, which keeps the newest two.
+
+    state: a tf.train.Checkpoint. UserError if the list of checkpoints there cannot be read.
+    """
+    place = folder / "checkpoint"
+    try:
+        return tf.train.CheckpointManager(state, str(place), max_to_keep=2)
+    except UNRESTORABLE as error:
+        why = tensorflow_reason(error)
+        raise UserError(f"{place / 'checkpoint'}: cannot be read ({why}); start a new run with --name") from None
+
+
+def save_checkpoint(checkpoints, epoch):
+    """Save the state after an epoch. The one before stays until this one is written."""
+    try:
+        checkpoints.save(epoch)
+    except tf.errors.OpError as error:
+        full = isinstance(error, tf.errors.ResourceExhaustedError)
+        way_out = f"{'free some disk space' if full else 'check its permissions'}, then --resume"
+        why = tensorflow_reason(error)
+        raise UserError(f"{checkpoints.directory}: cannot be written ({why}); {way_out}") from None
+
+
+def restore(checkpoints, folder):
+    """Load the newest checkpoint, or save the first one; returns the rows of metrics.csv up to it."""
+    if not checkpoints.latest_checkpoint:
+        if read_rows(folder / "metrics.csv") or has_trained_checkpoint(folder):
+            path = f"{checkpoints.directory}/checkpoint"
+            raise UserError(f"{path}: names no checkpoint, though epochs were trained; start a new run with --name")
+        save_checkpoint(checkpoints, 0)
+        return []
+    done = epoch_of(restore_newest(checkpoints))
+    rows = read_rows(folder / "metrics.csv")[:done] if done else []
+    if len(rows) < done:
+        path = folder / "metrics.csv"
+        raise UserError(f"{path}: {len(rows)} of {done} epochs can be read; start a new run with --name")
+    return rows
+
+
+def restore_newest(checkpoints):
+    """Load the newest checkpoint that can be read; returns its path."""
+    paths = checkpoints.checkpoints or [checkpoints.latest_checkpoint]  # the list is empty if the clock was set back
+    for path in reversed(paths):
+        try:
+            checkpoints.checkpoint.restore(path).assert_consumed()
+            return path
+        except UNRESTORABLE as error:
+            if is_interrupt(error):
+                raise
+            why = f"{path}: cannot be read ({tensorflow_reason(error)})"
+            if path != paths[0]:
+                note(f"{why}; continuing from the one before")
+    raise UserError(f"{why}; start a new run with --name")
+
+
+def epoch_of(checkpoint):
+    """The epoch after which a checkpoint was saved, from its path."""
+    return int(checkpoint.rsplit("-", 1)[1])
+
+
+def describe_checkpoint(folder):
+    """Where a run's checkpoint is, in words. folder: None where another worker keeps it."""
+    return f"{folder}/checkpoint" if folder else "the first worker's checkpoint"

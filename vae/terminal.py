@@ -1,0 +1,144 @@
+"""What a run says at the terminal: one-line messages, a progress bar, errors and exit codes."""
+
+import contextlib
+import errno
+import os
+import re
+import sys
+
+from keras.utils import Progbar
+
+from vae.startup import EXIT_BAD_INPUT, EXIT_INTERRUPTED
+
+EXIT_NON_FINITE = 3
+DISK_HINTS = {  # errno: the way out
+    errno.ENOSPC: "free some disk space",
+    errno.EDQUOT: "free some disk space",
+    errno.EFBIG: "no file may grow so large here (see ulimit -f)",
+}
+
+
+class UserError(Exception):
+    """Bad arguments or data: one line that names the file or flag and the way out (exit code 2)."""
+
+
+class NonFiniteError(Exception):
+    """A number is not finite: one line that names the term, the epoch and the step, or the image (exit code 3)."""
+
+
+# Messages -----------------------------------------------------------------------------------------------------
+
+
+def note(message):
+    """Print a line at once, also when stdout is a file or a pipe."""
+    print(message, flush=True)
+
+
+def reason(error):
+    """Why something failed, in a few words on one line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:300]
+
+
+def tensorflow_reason(error):
+    """Why TensorFlow failed, in a few words, without the names of its operations."""
+    text = re.sub(r"^\{\{.*?\}\} |\s*\[Op.*", "", " ".join(str(error).split()))
+    return text.split("; ")[-1][:300] or type(error).__name__
+
+
+def one_line(text):
+    """Escape what would break a line or steer a terminal. File names may contain both."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def name_file(error, path):
+    """Add the path to an OSError that names no file, such as the one of a full disk."""
+    if error.errno and not error.filename:
+        error.filename = str(path)
+
+
+# Progress -----------------------------------------------------------------------------------------------------
+
+
+def clear_line():
+    """Erase the terminal's current line."""
+    print("\r\x1b[K", end="", flush=True)
+
+
+@contextlib.contextmanager
+def progress_bar(total, label=None):
+    """Show a progress bar of `total` steps. Yields a function that advances it by one.
+
+    A bar with a label stays on the screen, a bar without one is erased at its end. Where stdout is not a terminal,
+    only the label is printed.
+    """
+    if label:
+        note(label)
+    bar = Progbar(total) if sys.stdout.isatty() and total else None
+    if bar:
+        bar.update(0)
+    done = 0
+
+    def advance():
+        nonlocal done
+        done += 1
+        if bar:
+            bar.update(done, finalize=bool(label) and done >= total)
+
+    yield advance
+    if bar and not label:
+        clear_line()
+
+
+def progress(items, total, label=None):
+    """Yield the items while a progress bar advances."""
+    with progress_bar(total, label) as advance:
+        for item in items:
+            yield item
+            advance()
+
+
+# Ends ---------------------------------------------------------------------------------------------------------
+
+
+def explain(error):
+    """Return (message, exit code) for errors a user can fix; re-raise the rest."""
+    if isinstance(error, NonFiniteError):
+        return str(error), EXIT_NON_FINITE
+    if isinstance(error, UserError):
+        return str(error), EXIT_BAD_INPUT
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
+        needs = "a run with a smaller --batch-size, --z, --image-size or --limit needs less"
+        return f"not enough memory; {needs}", EXIT_BAD_INPUT
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains once more when it exits
+        return "nobody reads the output any more; run it again, a training with --resume", EXIT_BAD_INPUT
+    if isinstance(error, OSError):
+        hint = DISK_HINTS.get(error.errno, "check the path and its permissions, or name another (--data-dir, --out)")
+        return f"{error.filename or 'disk'}: {error.strerror or error}; {hint}", EXIT_BAD_INPUT
+    raise error
+
+
+def is_interrupt(error):
+    """Whether Ctrl-C caused an error: TensorFlow's device scopes may raise another one on top of it."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def launch(main):
+    """Run `main()` as a command: exit with 0, or with one clear line and an exit code, never with a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a notebook's streams lack it
+            stream.reconfigure(errors="backslashreplace")  # paths may hold what a terminal cannot show
+    try:
+        main()
+    except (KeyboardInterrupt, Exception) as error:
+        if is_interrupt(error):
+            message = isinstance(error, KeyboardInterrupt) and str(error)
+            print(f"\n{message or 'interrupted'}", file=sys.stderr)
+            sys.exit(EXIT_INTERRUPTED)
+        line, code = explain(error)
+        with contextlib.suppress(BrokenPipeError):
+            print(f"{sys.argv[0]}: error: {one_line(line)}", file=sys.stderr, flush=True)
+        sys.exit(code)
