@@ -9,7 +9,7 @@ arXiv:2006.13202), Burda et al. 2016 (active units, arXiv:1509.00519).
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vae import keras, np, pixels, tf
@@ -50,19 +50,19 @@ __all__ = ["launch", "load_data", "load_dataset", "on_devices", "parse_settings"
 PICTURE_SECONDS = 10  # between two drawings of the pictures while training
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
     """What a run carries from epoch to epoch."""
 
     settings: Settings
     data: Dataset
     folder: Path | None  # None: another worker keeps it
-    vae: Vae  # being trained
-    average: Vae  # its averaged weights: tested, drawn and saved
-    optimizer: keras.Optimizer
-    checkpoints: tf.train.CheckpointManager | None
-    rows: list  # of metrics.csv, one an epoch
-    board: Board | None  # of --tensorboard
+    vae: Vae = None  # being trained
+    average: Vae = None  # its averaged weights: tested, drawn and saved
+    optimizer: keras.Optimizer = None
+    checkpoints: tf.train.CheckpointManager = None
+    rows: list = field(default_factory=list)  # of metrics.csv, one an epoch
+    board: Board = None  # of --tensorboard
 
 
 def train(encoder, decoder, data, settings):
@@ -74,18 +74,20 @@ def train(encoder, decoder, data, settings):
     Raises UserError, NonFiniteError, or KeyboardInterrupt with a message about what was kept.
     """
     settings = fit_to_data(settings, data)
-    folder = open_run(settings, data) if is_chief() else None
-    with sole_writer(folder):
-        run = start_run(encoder, decoder, data, settings, folder)
+    with sole_writer(open_run(settings, data) if is_chief() else None) as folder:
+        run = Run(settings, data, folder)
+        build_model(run, encoder, decoder)
+        restore_state(run)
+        announce(run)
         means, errors = train_epochs(run)
-        return finish(run, means, errors) if run.folder else run.rows[-1]
+        return finish(run, means, errors) if folder else run.rows[-1]
 
 
 # Data and settings --------------------------------------------------------------------------------------------
 
 
 def load_data(settings):
-    """The Dataset that a run is trained and tested on. Of several workers, all have to have the same."""
+    """The Dataset that a run is trained and tested on. Of several workers, all must have the same."""
     data = load_dataset(settings.dataset, settings.data_dir, settings.image_size, settings.limit)
     if is_one_of_several():
         agree(run_config(settings, data))
@@ -93,7 +95,7 @@ def load_data(settings):
 
 
 def fit_to_data(settings, data):
-    """The settings with a batch that the training images can fill; says what else will not go as asked."""
+    """The settings with a batch that the training images can fill. Says what else cannot go as asked."""
     if settings.batch_size > len(data.train):
         note(f"--batch-size {settings.batch_size}: lowered to {len(data.train)}, the number of training images")
         settings = replace(settings, batch_size=len(data.train))
@@ -107,56 +109,59 @@ def fit_to_data(settings, data):
 # The model ----------------------------------------------------------------------------------------------------
 
 
-def start_run(encoder, decoder, data, settings, folder):
-    """Build the Run, new or as its last checkpoint has it; writes config.json and says what will be trained."""
-    config = run_config(settings, data)
-    if folder and not (folder / "config.json").exists():
-        write_json(folder / "config.json", config)
-    vae, average = build_vae(encoder, decoder, data, settings)
-    steps = len(data.train) // settings.batch_size
-    optimizer = build_optimizer(
-        vae.variables, steps, settings.learning_rate, settings.warmup_steps, settings.decay_per_epoch
-    )
-    checkpoint = tf.train.Checkpoint(vae=vae.state, average=average.state, optimizer=optimizer.variables)
-    _ = checkpoint.save_counter  # created by all workers, or the one that saves would wait for the others to do so
-    checkpoints = open_checkpoints(checkpoint, folder) if folder else None
-    rows = restore(checkpoints, folder) if folder else []
-    if folder:  # not before: the resume might have been refused
-        write_json(folder / "config.json", with_origins(config, folder, len(rows)))
-    rows = start_together(rows, [*vae.state, *average.state, *optimizer.variables])
-    board = Board(folder) if settings.tensorboard and folder else None
-    # Every call holds so many batches, whether it trains on them or not; config.json has what was asked for
-    settings = replace(settings, steps_per_call=min(settings.steps_per_call, steps))
-    note(
-        f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, "
-        f"{'x'.join(map(str, data.image_shape))}; z = {settings.z}, {settings.likelihood} pixels, "
-        f"{count_parameters(vae):,} parameters, on the {'GPU' if GPUS else 'CPU'}\n"
-        f"loss = reconstruction + KL in nats per image; run folder {folder or 'of the first worker'}"
-        + (f", resumed after epoch {len(rows)}" if rows else "")
-    )
-    return Run(settings, data, folder, vae, average, optimizer, checkpoints, rows, board)
+def build_model(run, encoder, decoder):
+    """Give the run its VAE, the VAE of its averaged weights, and its optimiser.
 
-
-def build_vae(encoder, decoder, data, settings):
-    """The VAE to train and the VAE of its averaged weights. With Gaussian pixels, both start at probabilistic PCA."""
-    sigma = 1.0
+    With Gaussian pixels the VAE starts at probabilistic PCA, the best linear one.
+    """
+    settings, images, sigma = run.settings, run.data.train, 1.0
     if settings.likelihood == "gaussian":
         note("starting the linear path at probabilistic PCA")
-        ppca = fit_ppca(data.train, settings.z, settings.seed, settings.mirror)
+        ppca = fit_ppca(images, settings.z, settings.seed, settings.mirror)
         if ppca.sigma <= SIGMA_FLOOR:
             note(f"--z {settings.z}: holds all that is in the training images; use a smaller one, or more images")
         start_at_ppca(encoder, decoder, ppca, settings.log_std_bound)
         sigma = ppca.sigma
-    vae = Vae(encoder, decoder, tf.Variable(math.log(sigma), dtype=tf.float32, name="log_sigma"), settings.likelihood)
-    average = vae.copy()
+    log_sigma = tf.Variable(math.log(sigma), dtype=tf.float32, name="log_sigma")
+    run.vae = Vae(encoder, decoder, log_sigma, settings.likelihood)
+    run.average = run.vae.copy()
     if settings.precision == "bf16":  # the averaged weights stay float32
-        vae = replace(vae, encoder=in_bfloat16(encoder), decoder=in_bfloat16(decoder))
-    return vae, average
+        run.vae = replace(run.vae, encoder=in_bfloat16(encoder), decoder=in_bfloat16(decoder))
+    rates = settings.learning_rate, settings.warmup_steps, settings.decay_per_epoch
+    run.optimizer = build_optimizer(run.vae.variables, steps_per_epoch(run), *rates)
 
 
-def count_parameters(vae):
-    """How many numbers training adjusts."""
-    return sum(math.prod(variable.shape) for variable in vae.variables)
+def steps_per_epoch(run):
+    """Steps of an epoch. The images of the last, partial batch are left out: other ones in each epoch."""
+    return len(run.data.train) // run.settings.batch_size
+
+
+def restore_state(run):
+    """Load the last checkpoint of a resumed run, or save the first one of a new run; writes config.json."""
+    config, folder = run_config(run.settings, run.data), run.folder
+    variables = [*run.vae.state, *run.average.state, *run.optimizer.variables]
+    state = tf.train.Checkpoint(vae=run.vae.state, average=run.average.state, optimizer=run.optimizer.variables)
+    _ = state.save_counter  # created by all workers, or the one that saves would wait for the others to do so
+    if folder:
+        if not (folder / "config.json").exists():
+            write_json(folder / "config.json", config)
+        run.checkpoints = open_checkpoints(state, folder)
+        run.rows = restore(run.checkpoints, folder)
+        write_json(folder / "config.json", with_origins(config, folder, len(run.rows)))  # the resume was not refused
+    run.rows = start_together(run.rows, variables)
+    run.board = Board(folder) if run.settings.tensorboard and folder else None
+
+
+def announce(run):
+    """Say what will be trained, and where it is kept."""
+    data, settings = run.data, run.settings
+    note(
+        f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, "
+        f"{'x'.join(map(str, data.image_shape))}; z = {settings.z}, {settings.likelihood} pixels, "
+        f"{run.vae.size:,} parameters, on the {'GPU' if GPUS else 'CPU'}\n"
+        f"loss = reconstruction + KL in nats per image; run folder {run.folder or 'of the first worker'}"
+        + (f", resumed after epoch {len(run.rows)}" if run.rows else "")
+    )
 
 
 # The loss -----------------------------------------------------------------------------------------------------
@@ -188,6 +193,9 @@ def train_epochs(run):
     Returns the test images' posterior means (N, z) and squared errors (N,).
     """
     settings = run.settings
+    # Each call holds `steps_per_call` batches, whether it trains on them or not
+    settings = replace(settings, steps_per_call=min(settings.steps_per_call, steps_per_epoch(run)))
+    run.settings = settings
     train_call = build_train_call(run.vae, run.average, run.optimizer, batch_loss, settings)
     evaluate_call = build_evaluate_call(run.average, settings.seed, settings.xla)
     drawn, means, errors = time.perf_counter(), None, None
@@ -239,7 +247,7 @@ def train_epoch(run, train_call, epoch):
     """Train for one epoch; returns the mean of its reconstruction and KL terms (2,), nats per image."""
     images, settings = run.data.train, run.settings
     labels = label_matrix(run, "train")
-    steps = len(images) // settings.batch_size
+    steps = steps_per_epoch(run)
     calls = epoch_calls(len(images), settings.batch_size, settings.steps_per_call, settings.seed, epoch)
     step, total = (epoch - 1) * steps, np.zeros(2)
     for rows, count in progress(calls, -(-steps // settings.steps_per_call)):
@@ -310,12 +318,11 @@ def epoch_row(run, epoch, seconds, train_terms, test_terms, active):
 
     seconds: of the whole epoch and of its training. The terms are (2,): reconstruction and KL.
     """
-    images, batch_size = len(run.data.train), run.settings.batch_size
-    gaussian = run.settings.likelihood == "gaussian"
+    gaussian, images = run.settings.likelihood == "gaussian", len(run.data.train)
     return {
         "epoch": epoch,
         "seconds": round(seconds[0], 3),
-        "images_per_second": round(images // batch_size * batch_size / seconds[1], 1),
+        "images_per_second": round(steps_per_epoch(run) * run.settings.batch_size / seconds[1], 1),
         "learning_rate": float(f"{float(run.optimizer.learning_rate):.6g}"),  # a float32, as warm-up has it by now
         "train_loss": float(train_terms.sum()),
         "train_recon": float(train_terms[0]),
@@ -363,7 +370,7 @@ def finish(run, means, errors):
         "test_psnr_of_mean_mse": float(psnr(errors.mean(dtype=np.float64))),
         "likelihood": run.settings.likelihood,
         "binarize": run.settings.binarize,
-        "parameters": count_parameters(run.vae),
+        "parameters": run.vae.size,
         "total_seconds": round(sum(row["seconds"] for row in run.rows), 3),
     }
     write_json(folder / "metrics.json", metrics)

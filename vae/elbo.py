@@ -107,6 +107,11 @@ class Vae:
         return [*self.encoder.variables, *self.decoder.variables, self.log_sigma]
 
     @property
+    def size(self):
+        """How many numbers training adjusts."""
+        return sum(math.prod(variable.shape) for variable in self.variables)
+
+    @property
     def takes_labels(self):
         """Whether a network has a second input."""
         return any(len(network.inputs) > 1 for network in (self.encoder, self.decoder))

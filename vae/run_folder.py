@@ -135,14 +135,14 @@ def sole_writer(folder):
     The lock ends with the process, also if that is killed, and then what it had half written is removed here.
     """
     if not fcntl or not folder:
-        yield
+        yield folder
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         lock(descriptor, folder)
         for partial in folder.glob("partial-*"):
             partial.unlink(missing_ok=True)
-        yield
+        yield folder
     finally:
         os.close(descriptor)
 
