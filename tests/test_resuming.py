@@ -163,18 +163,18 @@ def test_what_a_run_was_trained_with_stays_in_its_config(quick, tmp_path, monkey
 
 def test_what_trained_no_epoch_is_not_in_a_config(quick, tmp_path, monkeypatch, capsys):
     """Begun by a, which b goes on with: both are stopped before an epoch has ended. c trains, d is stopped again."""
-    build = utils.build_train_call
+    build = steps.build_train_call
 
     def stopped(*_):
         raise KeyboardInterrupt
 
     for epochs, program, train_call in ((1, "a", stopped), (1, "b", stopped), (1, "c", build), (2, "d", stopped)):
         monkeypatch.setattr(run_folder, "program_sha256", lambda program=program: program)
-        monkeypatch.setattr(utils, "build_train_call", train_call)
+        monkeypatch.setattr(steps, "build_train_call", train_call)
         with contextlib.suppress(KeyboardInterrupt):
             train("fc", tmp_path, "--resume", "--epochs", epochs)
         assert ("was trained before this program was edited" in capsys.readouterr().out) == (program == "d")
-    monkeypatch.setattr(utils, "build_train_call", build)
+    monkeypatch.setattr(steps, "build_train_call", build)
     monkeypatch.setattr(run_folder, "program_sha256", lambda: "c")
     train("fc", tmp_path, "--resume", "--epochs", 2)
     assert "was trained before" not in capsys.readouterr().out
@@ -317,7 +317,7 @@ def test_a_run_stopped_while_it_is_saved_again_is_finished_only_if_it_is(epochs,
             raise KeyboardInterrupt
         replace_with(path, write)
 
-    monkeypatch.setattr(utils, "replace_with", stop)
+    monkeypatch.setattr(run_folder, "replace_with", stop)
     with pytest.raises(KeyboardInterrupt):
         train("fc", tmp_path, "--name", "run", "--resume", "--epochs", epochs)
     assert (tmp_path / "run" / "metrics.json").exists() == (epochs == 2), "of two it is whole, of three half"

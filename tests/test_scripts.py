@@ -150,7 +150,7 @@ def test_beta_and_kl_warmup_weigh_training_only(quick, tmp_path):
 
 @pytest.mark.parametrize("binarize", ["dynamic", "threshold"])
 def test_black_and_white_pixels(binarize, quick, tmp_path, monkeypatch):
-    seen, build = set(), utils.build_train_call
+    seen, build = set(), steps.build_train_call
 
     def watched(*arguments):
         train_call = build(*arguments)
@@ -161,7 +161,7 @@ def test_black_and_white_pixels(binarize, quick, tmp_path, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(utils, "build_train_call", watched)
+    monkeypatch.setattr(steps, "build_train_call", watched)
     metrics = train("fc", tmp_path, "--binarize", binarize)
     assert seen == {0, 255}, "training images have no grey"
     assert metrics["binarize"] == binarize and np.isfinite(metrics["test_loss"])
@@ -187,7 +187,7 @@ def test_tensorboard_gets_numbers_and_pictures(eager, tmp_path):
 
 
 def test_fewer_images_than_a_batch(quick, tmp_path, capsys, monkeypatch):
-    shapes, build = [], utils.build_train_call
+    shapes, build = [], steps.build_train_call
 
     def watched(*arguments):
         train_call = build(*arguments)
@@ -198,7 +198,7 @@ def test_fewer_images_than_a_batch(quick, tmp_path, capsys, monkeypatch):
 
         return call
 
-    monkeypatch.setattr(utils, "build_train_call", watched)
+    monkeypatch.setattr(steps, "build_train_call", watched)
     metrics = train("fc", tmp_path, "--limit", 3)
     assert np.isfinite(metrics["test_loss"])
     assert "--batch-size 50: lowered to 3" in capsys.readouterr().out
@@ -242,7 +242,7 @@ def test_a_sigma_that_is_infinite_stops_the_run(quick, tmp_path, monkeypatch):
     def run_away(run, train_call, evaluate_call, epoch):
         if epoch == 2:
             run.vae.log_sigma.assign(89.0)
-            monkeypatch.setattr(utils, "average_rate", lambda *_: 1.0)
+            monkeypatch.setattr(steps, "average_rate", lambda *_: 1.0)
         return run_epoch(run, train_call, evaluate_call, epoch)
 
     monkeypatch.setattr(utils, "run_epoch", run_away)
