@@ -255,15 +255,15 @@ def render_table(name, rows):
             notes = notes if note in notes else [*notes, note]
             cells[0] += f" <sup>{1 + notes.index(note)}</sup>"
         lines.append(cells)
-    footnotes = [f"<sup>{number}</sup> {note}" for number, note in enumerate(notes, 1)]
-    return "\n".join(["", *(f"| {' | '.join(cells)} |" for cells in lines), *(["", *footnotes] if notes else []), ""])
+    footnotes = " ".join(f"<sup>{number}</sup> {note}." for number, note in enumerate(notes, 1))
+    return "\n".join(["", *(f"| {' | '.join(cells)} |" for cells in lines), *(["", footnotes] if notes else []), ""])
 
 
 def render_value(name, templates, rows):
     """Figures of a row in a sentence, with the note about its data."""
     figures = figures_of(name, rows)
     note = figures.get("data_note")
-    return fill_in(figures, *re.split(r"\s*\|\s*", templates)) + (f" ({note})" if note else "")
+    return fill_in(figures, *re.split(r" *\| *", templates)) + (f" ({note})" if note else "")
 
 
 def render(text, rows):
