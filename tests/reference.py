@@ -214,7 +214,7 @@ TABLES = {  # name: (rows, {heading: templates, of which the first counts whose 
         },
     ),
 }
-MARKED = re.compile(r"<!-- (table|value): (\S+)(?: (.*?))? -->(.*?)<!-- end -->", re.DOTALL)
+MARKED = re.compile(r"<!-- (table|value): (\S+)(?: ([^>]*?))? -->(.*?)<!-- end -->", re.DOTALL)
 TEXTS = {*"name command evaluate data_note commit processor device likelihood binarize".split(), *SOFTWARE}
 
 
