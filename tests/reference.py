@@ -204,6 +204,7 @@ TABLES = {  # name: (rows, {heading: templates, of which the first counts whose 
             "loss = reconstruction + KL": LOSS,
             "mean of seeds": ("{mean:,.2f} ± {deviation:.2f} ({count:.0f})",),
             "NLL, or bits/dim (pPCA)": DENSITY,
+            "importance samples": ("{nll_samples:.0f}",),
             "PSNR (PCA), dB": PSNR,
             "SSIM": ("{ssim:.3f}",),
             "active units": ("{active_units:.0f}",),
