@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import dataclasses
 import json
 import re
 import shlex
@@ -158,6 +159,12 @@ def test_every_file_of_this_repository_that_a_page_names_exists(page):
     assert all("list_" in name for name in missing), missing  # CelebA's lists as Kaggle has them
 
 
+def test_every_test_and_benchmark_is_on_its_page():
+    paths = [*(ROOT / "tests").glob("test_*.py"), *(ROOT / "tests" / "benchmarks").glob("*.py")]
+    parts = {"ceiling", "faces", "peers_jax", "peers_keras", "peers_torch"}  # of the benchmarks
+    assert not [path for path in paths if f"`{path.name}`" not in PAGES["tests/README.md"] and path.stem not in parts]
+
+
 def test_every_function_that_the_page_about_the_code_names_exists():
     program = "".join(path.read_text(encoding="utf-8") for path in [*ROOT.glob("*.py"), *ROOT.glob("vae/**/*.py")])
     named = set(re.findall(r"`(?:Vae\.|\w+\.)?([a-z]+(?:_[a-z]+)+)`", without_blocks(PAGES["vae/README.md"])))
@@ -217,6 +224,7 @@ def test_the_encoder_works_elsewhere_as_the_page_says(tmp_path, monkeypatch):
     flags = shlex.split(command.replace("~", str(tmp_path)))[2:]
     with step_by_step():
         vae_conv.main([*flags, *"--epochs 1 --batch-size 35 --out results".split(), "--data-dir", str(tmp_path)])
+    check_that_all_of_a_run_is_explained(tmp_path / "results" / "conv_cats_z64")
     data = load_dataset(str(folder), tmp_path, 64)
     (block,) = blocks("python", README)
     assert set(re.findall(r"(?m)^(?:import|from) (\w+)", block)) == {"keras", "numpy", "PIL"}
@@ -226,6 +234,16 @@ def test_the_encoder_works_elsewhere_as_the_page_says(tmp_path, monkeypatch):
     assert np.asarray(Image.open("cat_again.png")).shape == (64, 64, 3)
     differences = np.abs(np.concatenate([data.train, data.test]) - 255 * names["x"]).max(axis=(1, 2, 3))
     assert differences.min() < 3, "it sees what training saw"
+
+
+def check_that_all_of_a_run_is_explained(folder):
+    """results/README.md names every file of a run, every column and key that is no setting."""
+    config, metrics = (json.loads((folder / f"{name}.json").read_text()) for name in ("config", "metrics"))
+    fields = {field.name for field in dataclasses.fields(settings.Settings)}
+    own = {name.lower() for name in vars(vae_conv) if name.isupper()}
+    files = {path.name + "/" * path.is_dir() for path in folder.iterdir()}
+    for name in {*files, *metrics, *(set(config) - fields - own)}:
+        assert f"`{name}`" in PAGES["results/README.md"], name
 
 
 def test_arrays_of_ones_own_are_read_as_they_were_written(tmp_path):
@@ -318,6 +336,10 @@ def test_a_row_is_measured(tmp_path, monkeypatch):
     assert float(found["test_loss"]) == metrics["test_loss"] and float(found["nll"]) == evaluation["nll"]
     assert float(found["frechet.samples"]) == evaluation["frechet"]["samples"] and found["bits_per_dim"] == ""
     assert f"-->{evaluation['nll']:.2f} from 10<!--" in page.read_text()
+    for name in {*evaluation, *evaluation["novelty"], "classifier_accuracy", *found} - {*reference.COLUMNS}:
+        assert f"`{name}`" in PAGES["results/README.md"], name
+    for path in (tmp_path / "quick-seed3").iterdir():
+        assert path.name in PAGES["results/README.md"]
 
 
 # Form -----------------------------------------------------------------------------------------------------------
