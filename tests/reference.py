@@ -264,7 +264,7 @@ def render_value(name, templates, rows):
     """Figures of a row in a sentence, with the note about its data."""
     figures = figures_of(name, rows)
     note = figures.get("data_note")
-    return fill_in(figures, *re.split(r" *\| *", templates)) + (f" ({note})" if note else "")
+    return fill_in(figures, *re.split(r"\s*\|\s*", templates)) + (f" ({note})" if note else "")
 
 
 def render(text, rows):
