@@ -74,7 +74,7 @@ def test_the_gradient_of_a_bias_counts_all_its_rows():
     """10,000 ones: a sum in bfloat16 would stop at 256."""
     maps, bias = tf.zeros((100, 10, 10, 3), tf.bfloat16), tf.Variable(tf.zeros(3))
     with tf.GradientTape() as tape:
-        result = precision.biased(maps, tf.cast(bias, tf.bfloat16), tf.identity)
+        result = precision.add_bias(maps, tf.cast(bias, tf.bfloat16), tf.identity)
     found = tape.gradient(result, bias, tf.ones_like(maps))
     np.testing.assert_allclose(found, 10_000, rtol=0.01)
 
