@@ -23,16 +23,8 @@ from vae.pictures import RUN_PICTURES, draw_run
 from vae.pixels import BINARIZE, random_key
 from vae.ppca import SIGMA_FLOOR, fit_ppca, start_at_ppca
 from vae.precision import in_bfloat16, lacks_instructions
-from vae.run_folder import (
-    open_run,
-    read_key,
-    replace_with,
-    run_config,
-    sole_writer,
-    with_origins,
-    write_json,
-    write_rows,
-)
+from vae.resuming import open_run, with_origins
+from vae.run_folder import read_key, replace_with, run_config, sole_writer, write_json, write_rows
 from vae.settings import Settings, parse_settings
 from vae.steps import (
     GPUS,
