@@ -34,7 +34,8 @@ def in_bfloat16(network):
     def clone(layer):
         if layer not in hidden:
             return type(layer).from_config(layer.get_config())
-        return FAST.get(type(layer), type(layer)).from_config(layer.get_config() | {"dtype": "mixed_bfloat16"})
+        kind = FAST.get(type(layer)) if getattr(layer, "use_bias", False) else None
+        return (kind or type(layer)).from_config(layer.get_config() | {"dtype": "mixed_bfloat16"})
 
     twin = keras.models.clone_model(network, clone_function=clone)
     twin.set_weights(network.get_weights())
