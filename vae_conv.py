@@ -4,8 +4,8 @@
     python vae_conv.py --dataset cifar10          photographs of ten kinds of things
     python vae_conv.py --dataset celeba --z 128 --epochs 60 --resume
 
-Every run leaves its pictures, numbers and networks in a folder of its own, results/conv_<dataset>_z<z>/. Expect a test
-PSNR of 25.0 dB with --dataset cifar10 --z 128 --epochs 20, after half an hour on two cores.
+Every run leaves its pictures, numbers and networks in a folder of its own, results/conv_<dataset>_z<z>/.
+results/README.md lists the losses to expect.
 """
 
 import math
@@ -21,9 +21,9 @@ from vae import keras, layers
 Z = {"toy-digits": 16, "toy-faces": 64, "digits": 20, "photographs": 128, "folder": 64}  # latent dimensions
 FILTERS = (32, 64, 128)  # of the encoder's convolutions, each of which halves the sides; the decoder reverses them
 HIDDEN = (512,)  # units of the dense layers between convolutions and latents
-FULL_SIZE_FILTERS = 16  # of digits' maps at full size, after the last convolution: 0.7 nats on MNIST, 7 % of the speed
+FULL_SIZE_FILTERS = 16  # of the decoder's maps at full size, for digits: sharper edges for little time
 KERNEL = 4  # pixels a side; a multiple of the stride 2, so that transposed convolutions leave no checkerboard
-ACTIVATION = "leaky_relu"  # cheaper than SiLU without XLA, and 500 nats better on toy faces (plain decoder)
+ACTIVATION = "leaky_relu"  # without XLA, one pass over memory where SiLU takes half a dozen
 LIKELIHOOD = {"digits": "bernoulli", "photographs": "gaussian"}  # of pixels; Gaussian ones share one learned sigma
 LOG_STD_BOUND = 8.0  # the posterior's log-std stays within +-8, smoothly, so its exponential stays finite
 LOG_STD_START = -2.0  # a posterior that starts narrow lets the decoder see its latents: no collapse at z = 100
@@ -31,7 +31,7 @@ LOG_STD_START = -2.0  # a posterior that starts narrow lets the decoder see its 
 # optimisation
 EPOCHS = {"toy-digits": 20, "toy-faces": 4, "celeba": 40, "digits": 30, "photographs": 20}
 BATCH_SIZE = 128
-LEARNING_RATE = {"digits": 1e-3, "photographs": 1e-3}  # of AdamW; half of it ended 66 nats worse on CIFAR-10
+LEARNING_RATE = {"digits": 1e-3, "photographs": 1e-3}  # of AdamW; half of it learns photographs more slowly
 WARMUP_STEPS = 200  # steps from rate 0 to LEARNING_RATE
 GRADIENT_CLIP = 100.0  # global norm, nats per image: about that of a usual step, so that no batch outweighs others
 DECAY_PER_EPOCH = {"digits": 0.03, "photographs": 0.125}  # share of the weights that weight decay takes back
@@ -40,7 +40,7 @@ BETA = 1.0  # weight of the KL term; 1 is the ELBO
 KL_WARMUP_EPOCHS = 0.0  # epochs in which that weight rises from 0: more active units, which pay in long runs only
 STEPS_PER_CALL = 4  # training steps in one compiled call: little overhead, and a progress bar that moves
 XLA = False  # XLA's convolution gradients are about 50 times slower on a CPU
-PRECISION = "fp32"  # bf16: convolutions in bfloat16, 1.4 times as fast on a CPU that has instructions for it
+PRECISION = "fp32"  # bf16: convolutions in bfloat16, faster on a CPU that has instructions for it
 
 # data
 DATASET = "toy-faces"  # toy-digits, mnist, cifar10, cifar10-grey, celeba or a folder of images
@@ -66,23 +66,23 @@ def downsampled(image):
 
 
 def upsampled(hidden, filters, size, activation=None, kernel_initializer="glorot_uniform"):
-    """Feature maps (B, h, w, c) at twice the size, or one less a side where halving had rounded up.
+    """Feature maps (B, h, w, c) enlarged to twice their size, or one less a side where halving had rounded up.
 
-    size: height and width wanted.  (B, *size, filters).
+    size: the height and width of the result, (B, *size, filters).
     """
-    odd = [2 * have - want for have, want in zip(hidden.shape[1:3], size, strict=True)]
-    way_up = layers.Conv2DTranspose(
+    extra = [2 * have - want for have, want in zip(hidden.shape[1:3], size, strict=True)]
+    enlarge = layers.Conv2DTranspose(
         filters, KERNEL, 2, "same", activation=activation, kernel_initializer=kernel_initializer
     )
-    hidden = way_up(hidden)
-    # not Conv2DTranspose's output_padding, which Keras up to 3.12 forgets when it saves or clones a network
-    return layers.Cropping2D([(0, rows) for rows in odd])(hidden) if any(odd) else hidden
+    hidden = enlarge(hidden)
+    # Not Conv2DTranspose's output_padding: Keras up to 3.12 forgets it when it saves or clones a network
+    return layers.Cropping2D([(0, rows) for rows in extra])(hidden) if any(extra) else hidden
 
 
 def build_encoder(image_shape, z, linear):
     """Images (B, H, W, C) in [0, 1] -> mean and log-std of q(z|x), side by side (B, 2z).
 
-    With `linear`, a linear path runs beside the network, which starts at 0 (see vae/ppca.py).
+    With `linear`, a linear path runs beside the network, whose own output starts at 0 (see vae/ppca.py).
     """
     start = "zeros" if linear else "glorot_uniform"
     image = keras.Input(image_shape)
@@ -102,9 +102,10 @@ def build_encoder(image_shape, z, linear):
 def build_decoder(image_shape, z, linear):
     """Latents (B, z) -> pixel parameters (B, H, W, C): logits of Bernoulli, means of Gaussian pixels.
 
-    With `linear`, convolutions look at the linear path's image, a blurred one, and the way up sees at each size what
-    they found there (Ronneberger et al. 2015, arXiv:1505.04597): what is missing, edges for one, depends on what lies
-    around, and dense layers alone learn the layout of an image slowly. Logits are read from maps of full size instead.
+    With `linear`, convolutions look at the blurred image of the linear path, and the upsampling layers see at each
+    size what these found (a U-net, Ronneberger et al. 2015, arXiv:1505.04597). What the blurred image lacks, such as
+    edges, depends on its surroundings, and dense layers alone learn the layout of an image slowly. Without `linear`,
+    logits come from maps at full size.
     """
     sizes = [image_shape[:2]]
     for _ in FILTERS:

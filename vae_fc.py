@@ -4,9 +4,11 @@
     python vae_fc.py --dataset mnist --z 2        a latent plane of handwritten digits
     python vae_fc.py --dataset cifar10 --epochs 12
 
-Every run leaves its pictures, numbers and networks in a folder of its own, results/fc_<dataset>_z<z>/. Expect a test
-loss of 97.7 nats with --dataset mnist --z 20 --epochs 10, after half a minute to two minutes on two cores.
+Every run leaves its pictures, numbers and networks in a folder of its own, results/fc_<dataset>_z<z>/.
+results/README.md lists the losses to expect.
 """
+
+import math
 
 import utils
 from vae import keras, layers
@@ -53,12 +55,12 @@ TENSORBOARD = False  # write numbers and pictures for TensorBoard too
 
 
 def residual_layers(hidden, widths):
-    """Dense layers, the input of one as wide as itself added to its output (He et al. 2016, arXiv:1512.03385).
+    """Dense layers with residual connections where widths allow (He et al. 2016, arXiv:1512.03385).
 
     hidden: (B, n) -> (B, widths[-1]).
 
-    Only the decoder has them. With none, 8 of 20 latent units of MNIST stay active, and the loss is 103.3 nats after
-    ten epochs; in the decoder 14 and 97.6, in both halves 19 and 98.5.
+    Only the decoder has them. There they keep more latent units active and lower the loss by several nats; in the
+    encoder they keep still more units active, but the loss is no lower.
     """
     for width in widths:
         layer = layers.Dense(width, ACTIVATION)(hidden)  # (B, width)
@@ -69,7 +71,7 @@ def residual_layers(hidden, widths):
 def build_encoder(image_shape, z, linear):
     """Images (B, H, W, C) in [0, 1] -> mean and log-std of q(z|x), side by side (B, 2z).
 
-    With `linear`, a linear path runs beside the network, which starts at 0 (see vae/ppca.py).
+    With `linear`, a linear path runs beside the network, whose own output starts at 0 (see vae/ppca.py).
     """
     start = "zeros" if linear else "glorot_uniform"
     image = keras.Input(image_shape)
@@ -90,9 +92,9 @@ def build_encoder(image_shape, z, linear):
 def build_decoder(image_shape, z, linear):
     """Latents (B, z) -> pixel parameters (B, H, W, C): logits of Bernoulli, means of Gaussian pixels.
 
-    With `linear`, a linear path runs beside the network, which starts at 0 (see vae/ppca.py).
+    With `linear`, a linear path runs beside the network, whose own output starts at 0 (see vae/ppca.py).
     """
-    size = image_shape[0] * image_shape[1] * image_shape[2]
+    size = math.prod(image_shape)
     latent = keras.Input((z,))
     hidden = residual_layers(latent, HIDDEN[::-1])  # (B, 500)
     start = "zeros" if linear else "glorot_uniform"

@@ -5,6 +5,7 @@ import csv
 import ctypes
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,18 +20,17 @@ from PIL import Image
 # Bit for bit is a promise of the CPU alone, and two processes would fight for a GPU.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
-import keras
-import tensorflow as tf
-
+import utils
 import vae_conv
 import vae_fc
-from vae import pictures
+from vae import keras, pictures, tf
 from vae.data import datasets, image_files
 from vae.terminal import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"toy-digits": (300, 60), "toy-faces": (150, 40)}
 PASSES_OVER_MODES = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, of Linux
+SCRIPTS = {"fc": vae_fc, "conv": vae_conv}
 TIMES = {"seconds", "images_per_second", "total_seconds"}
 
 
@@ -205,3 +205,44 @@ def image_folder(tmp_path):
         pixels = np.repeat(np.repeat(random.integers(0, 256, (4, 4, 3), np.uint8), 10, 0), 10, 1)
         Image.fromarray(pixels).save(folder / f"{number:02}.png")
     return folder
+
+
+def train(script, out, *flags):
+    return SCRIPTS[script].main([*"--epochs 2 --batch-size 50".split(), "--out", str(out), *map(str, flags)])
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """No pictures: each run's take a second, and most tests are about something else."""
+    monkeypatch.setattr(utils, "draw_pictures", lambda run, means: None)
+
+
+@pytest.fixture
+def eager(small_sets):
+    """Small sets, step by step."""
+    with step_by_step():
+        yield
+
+
+@pytest.fixture
+def quick(monkeypatch, eager, no_pictures):
+    """For tests of what lies around the networks: a single hidden layer and no pictures, besides."""
+    monkeypatch.setattr(vae_fc, "HIDDEN", (32,))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data_dir):
+    """A folder with a run of two epochs, under the settings of `quick`."""
+    with pytest.MonkeyPatch.context() as patch, step_by_step():
+        use_few_images(patch, data_dir)
+        patch.setattr(utils, "draw_pictures", lambda run, means: None)
+        patch.setattr(vae_fc, "HIDDEN", (32,))
+        out = tmp_path_factory.mktemp("trained")
+        train("fc", out, "--name", "run")
+    return out
+
+
+@pytest.fixture
+def out(quick, trained, tmp_path):
+    """A copy of that folder, to damage and to go on with."""
+    return shutil.copytree(trained, tmp_path / "out")

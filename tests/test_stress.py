@@ -315,7 +315,7 @@ def odd_training(number, out):
         patch.setattr(script, "WARMUP_STEPS", 10)  # of 100 that are taken: nine tenths of them at the full rate
         patch.setattr(vae_fc, "XLA", bool(number % 4 == 0))  # which takes seconds to compile
         patch.setattr(vae_fc, "HIDDEN", (32, 32))
-        patch.setattr(vae_conv, "HIDDEN", 32)
+        patch.setattr(vae_conv, "HIDDEN", (32,))
         patch.setattr(vae_conv, "FILTERS", (4, 8, 8))
         patch.setattr(utils, "draw_pictures", lambda run, means: None)
         patch.setattr(utils, "load_dataset", lambda *_: data)

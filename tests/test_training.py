@@ -1,7 +1,7 @@
 """The parts of training: order, mirroring and shifting of images, averaged weights, rate, decay, finite numbers."""
 
-import argparse
 import math
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -11,30 +11,52 @@ from conftest import step_by_step
 
 import utils
 import vae_fc
-from vae import elbo, pixels
+from vae import checkpoints, elbo, pixels, steps
+from vae.pictures import picture_rows
 from vae.ppca import fit_ppca, start_at_ppca
 from vae.terminal import NonFiniteError
 
 
 def settings(**changes):
-    defaults = {"batch_size": 4, "steps_per_call": 3, "seed": 0, "warmup_steps": 200, "learning_rate": 0.1}
-    return argparse.Namespace(**defaults | {"decay_per_epoch": 0.5, "gradient_clip": 100.0, "z": 3} | changes)
+    defaults = {"z": 3, "batch_size": 4, "steps_per_call": 3, "learning_rate": 0.1, "decay_per_epoch": 0.5}
+    return replace(utils.parse_settings(vars(vae_fc), []), **defaults | {"xla": False} | changes)
+
+
+def build_optimizer(variables, steps_per_epoch, **changes):
+    chosen = settings(**changes)
+    return steps.build_optimizer(
+        variables, steps_per_epoch, chosen.learning_rate, chosen.warmup_steps, chosen.decay_per_epoch
+    )
+
+
+NO_LABELS = tf.zeros((100, 0))
 
 
 def numbered(count):
     return np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
 
 
-def epoch_order(epoch, **changes):
-    calls = list(utils.training_calls(numbered(30), settings(**changes), epoch))
-    assert {batches.shape for batches, _ in calls} == {(3, 4, 1, 1, 1)}
-    return [count for _, count in calls], np.concatenate([batches[:count].ravel() for batches, count in calls])
+def epoch_order(epoch, seed=0):
+    """Steps of each call, and the rows that they are trained on, of 30 images in batches of 4, 3 steps a call."""
+    calls = list(utils.epoch_calls(30, 4, 3, seed, epoch))
+    assert {rows.shape for rows, _ in calls} == {(3, 4)}
+    return [count for _, count in calls], np.concatenate([rows[:count].ravel() for rows, count in calls])
 
 
 def test_an_epoch_takes_each_image_once_in_whole_batches():
     counts, order = epoch_order(1)
     assert counts == [3, 3, 1], "seven batches of four; two images are left out"
     assert len(set(order)) == len(order) == 28
+
+
+def test_an_epoch_is_shuffled():
+    """Its rows come in no order, and neighbours in the set do not stay together in a batch."""
+    _, order = epoch_order(1)
+    assert np.sum(np.diff(order) > 0) < 20, "of 27; 13.5 in the mean of random orders"
+    [(rows, _)] = utils.epoch_calls(6000, 100, 60, 0, 1)
+    halves = (rows < 3000).mean(axis=1)
+    assert np.all(abs(halves - 0.5) < 0.25), "every batch has images of both halves of the set"
+    assert abs(np.corrcoef(rows.ravel(), np.arange(6000))[0, 1]) < 0.06
 
 
 def test_order_follows_from_seed_and_epoch_alone():
@@ -62,22 +84,22 @@ def test_shifted_images_are_moved_by_all_steps_within_reach_with_edges_repeated(
 
 def test_training_sees_images_moved_then_mirrored():
     """The gradients of a step are those of images that were moved and mirrored by hand."""
-    vae, moving = small_run("bernoulli"), settings(shift=2, mirror=True, xla=False, precision="fp32")
+    vae, moving = small_run("bernoulli"), settings(shift=2, mirror=True)
     images = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 1), np.uint8)
     keys = [pixels.random_key(0, stream, 7) for stream in (pixels.SHIFT, pixels.MIRROR)]
     by_hand = pixels.mirrored(pixels.shifted(tf.constant(images), 2, keys[0]), keys[1])
     assert not np.array_equal(by_hand, images)
-    still = settings(shift=0, mirror=False, xla=False, precision="fp32")
-    step = tf.random.stateless_normal((4, 3), (0, 1)), tf.constant(7, tf.int64), tf.constant(1.0)
-    found = utils.build_gradient_call(vae, moving)(tf.constant(images), *step)
-    expected = utils.build_gradient_call(vae, still)(by_hand, *step)
+    still = settings(shift=0, mirror=False)
+    step = NO_LABELS[:4], tf.random.stateless_normal((4, 3), (0, 1)), tf.constant(7, tf.int64), tf.constant(1.0)
+    found = steps.build_gradient_call(vae, utils.batch_loss, moving)(tf.constant(images), *step)
+    expected = steps.build_gradient_call(vae, utils.batch_loss, still)(by_hand, *step)
     for one, other in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_kl_weight_rises_in_a_straight_line_and_stays():
-    assert [utils.kl_weight(0.5, 4, done) for done in (0, 1, 2, 4, 5)] == [0, 0.125, 0.25, 0.5, 0.5]
-    assert utils.kl_weight(0.5, 0, 0) == 0.5
+    assert [steps.kl_weight(0.5, 4, done) for done in (0, 1, 2, 4, 5)] == [0, 0.125, 0.25, 0.5, 0.5]
+    assert steps.kl_weight(0.5, 0, 0) == 0.5
 
 
 def test_average_weighs_each_step_by_a_power_of_its_number():
@@ -85,7 +107,7 @@ def test_average_weighs_each_step_by_a_power_of_its_number():
     power, total = 7.0, 2000
     weights = np.zeros(total)
     for step in range(1, total + 1):
-        rate = utils.average_rate(power, step, 1)
+        rate = steps.average_rate(power, step, 1)
         weights *= 1 - rate
         weights[step - 1] = rate
     assert weights.sum() == pytest.approx(1)
@@ -94,13 +116,13 @@ def test_average_weighs_each_step_by_a_power_of_its_number():
 
 
 def test_average_forgets_the_random_start():
-    assert utils.average_rate(7.0, 32, 32) == 1.0
+    assert steps.average_rate(7.0, 32, 32) == 1.0
 
 
 def test_learning_rate_warms_up_and_stays():
-    rate = utils.build_optimizer(settings(), [tf.Variable(0.0)], 10)._learning_rate
+    rate = build_optimizer([tf.Variable(0.0)], 10)._learning_rate
     assert [float(rate(step)) for step in (0, 100, 200, 5000)] == pytest.approx([0, 0.05, 0.1, 0.1])
-    unwarmed = utils.build_optimizer(settings(warmup_steps=0), [tf.Variable(0.0)], 10)
+    unwarmed = build_optimizer([tf.Variable(0.0)], 10, warmup_steps=0)
     assert float(unwarmed.learning_rate) == np.float32(0.1)
 
 
@@ -112,16 +134,18 @@ def small_run(likelihood):
 
 
 def test_a_call_takes_each_step_with_its_own_noise_and_then_moves_the_average():
-    still = {"learning_rate": 1e-12, "decay_per_epoch": 0.0, "shift": 0, "mirror": False}
-    chosen, vae = settings(xla=False, precision="fp32", **still), small_run("bernoulli")
-    average = utils.copy_vae(vae)
+    still = {"learning_rate": 1e-12, "decay_per_epoch": 0.0}
+    chosen, vae = settings(**still), small_run("bernoulli")
+    average = vae.copy()
     for mean in average.variables:
         mean.assign_add(tf.ones_like(mean))
     batches = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 6, 1), np.uint8)
     first = tf.constant(5, tf.int64)
     with step_by_step():
-        train_call = utils.build_train_call(vae, average, utils.build_optimizer(chosen, vae.variables, 10), chosen)
-        terms = train_call(tf.constant(batches), tf.constant(2), first, tf.ones(3), tf.constant(0.25)).numpy()
+        optimizer = build_optimizer(vae.variables, 10, **still)
+        train_call = steps.build_train_call(vae, average, optimizer, utils.batch_loss, chosen)
+        labels = tf.zeros((3, 4, 0))
+        terms = train_call(tf.constant(batches), labels, tf.constant(2), first, tf.ones(3), tf.constant(0.25)).numpy()
     noise = pixels.draw_noise(0, pixels.NOISE, first, 3, (4, 3))
     for step in range(2):
         expected = [np.mean(part) for part in vae.elbo_terms(pixels.to_pixels(batches[step]), noise[step])]
@@ -133,14 +157,14 @@ def test_a_call_takes_each_step_with_its_own_noise_and_then_moves_the_average():
 
 def weights_after(*calls):
     """Those of a small run after calls of (steps, first step, betas)."""
-    chosen = settings(steps_per_call=3, xla=False, warmup_steps=0, shift=0, mirror=False)
-    vae = small_run("bernoulli")
+    chosen, vae, labels = settings(), small_run("bernoulli"), tf.zeros((3, 4, 0))
     batches = np.random.default_rng(0).integers(0, 256, (1, 4, 6, 6, 1), np.uint8).repeat(3, axis=0)
     with step_by_step():
-        optimizer = utils.build_optimizer(chosen, vae.variables, 10)
-        train_call = utils.build_train_call(vae, utils.copy_vae(vae), optimizer, chosen)
-        for steps, first, betas in calls:
-            train_call(tf.constant(batches), steps, tf.constant(first, tf.int64), tf.constant(betas), tf.constant(1.0))
+        optimizer = build_optimizer(vae.variables, 10, warmup_steps=0)
+        train_call = steps.build_train_call(vae, vae.copy(), optimizer, utils.batch_loss, chosen)
+        for count, first, betas in calls:
+            numbers = count, tf.constant(first, tf.int64), tf.constant(betas), tf.constant(1.0)
+            train_call(tf.constant(batches), labels, *numbers)
     return np.concatenate([np.ravel(variable) for variable in vae.variables])
 
 
@@ -152,18 +176,19 @@ def test_each_step_of_a_call_has_its_own_weight_of_the_kl():
 
 
 def test_an_epoch_numbers_its_steps_and_returns_the_mean_of_their_terms():
-    chosen = settings(binarize="none", beta=0.5, kl_warmup_epochs=1.5, average_power=7.0)
+    chosen = settings(beta=0.5, kl_warmup_epochs=1.5, average_power=7.0)
     data = utils.Dataset("numbers", numbered(30), numbered(30), None, None, ())
     weights = []
 
-    def train_call(batches, steps, first_step, betas, rate):
+    def train_call(batches, labels, steps, first_step, betas, rate):
+        assert batches.shape == (3, 4, 1, 1, 1) and labels.shape == (3, 4, 0)
         weights.extend(betas.numpy()[: int(steps)])
         terms = np.zeros((3, 2))
         terms[: int(steps), 0] = int(first_step) + np.arange(int(steps))
         terms[: int(steps), 1] = 1
         return tf.constant(terms)
 
-    run = utils.Run(chosen, data, None, None, None, None, None, [], None)
+    run = utils.Run(chosen, data, None, vae=small_run("bernoulli"))
     np.testing.assert_allclose(utils.train_epoch(run, train_call, 2), [np.mean(range(7, 14)), 1])
     np.testing.assert_allclose(weights, [0.5 * min(1, step / 7 / 1.5) for step in range(7, 14)], rtol=1e-6)
 
@@ -174,11 +199,10 @@ def test_evaluation_counts_every_image_once(monkeypatch):
     The noise of the reconstruction term differs with the batches; KL, squared error and means do not depend on it.
     """
     images = np.random.default_rng(0).integers(0, 256, (61, 6, 6, 1), np.uint8)
-    chosen = settings(binarize="none", xla=False)
-    call = utils.build_evaluate_call(small_run("bernoulli"), chosen)
-    whole = utils.evaluate_images(call, images, chosen)
+    call = steps.build_evaluate_call(small_run("bernoulli"), 0, False)
+    whole = steps.evaluate_images(call, images, NO_LABELS.numpy()[:61], "none", 0)
     monkeypatch.setattr(pixels, "EVALUATION_BATCH", 7)
-    parts = utils.evaluate_images(call, images, chosen)
+    parts = steps.evaluate_images(call, images, NO_LABELS.numpy()[:61], "none", 0)
     assert {len(part) for part in (*whole, *parts)} == {61}
     for one, other in zip(whole[1:], parts[1:], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
@@ -193,7 +217,7 @@ def test_weight_decay_spares_biases_sigma_and_the_linear_path():
         variable.assign_add(random.uniform(0.1, 1, variable.shape))
     before = {variable.path: variable.numpy() for variable in vae.state[:-1]}
     assert all(values.all() for values in before.values())
-    optimizer = utils.build_optimizer(settings(warmup_steps=1), vae.variables, 10)
+    optimizer = build_optimizer(vae.variables, 10, warmup_steps=1)
     for _ in range(3):
         optimizer.apply([tf.zeros_like(variable) for variable in vae.variables], vae.variables)
     for variable in vae.state[:-1]:
@@ -202,14 +226,14 @@ def test_weight_decay_spares_biases_sigma_and_the_linear_path():
     assert float(vae.log_sigma) == -1
 
 
-@pytest.mark.parametrize("steps", [10, 1000])
-def test_weight_decay_takes_the_same_share_in_an_epoch_of_any_length(steps):
+@pytest.mark.parametrize("count", [10, 1000])
+def test_weight_decay_takes_the_same_share_in_an_epoch_of_any_length(count):
     kernel = tf.Variable(tf.ones((2, 2)))
-    optimizer = utils.build_optimizer(settings(warmup_steps=1, learning_rate=1e-3), [kernel], steps)
+    optimizer = build_optimizer([kernel], count, warmup_steps=1, learning_rate=1e-3)
     step = tf.function(lambda: optimizer.apply([tf.zeros_like(kernel)], [kernel]))
-    for _ in range(steps + 1):  # the first step, of the warm-up, has a rate of 0
+    for _ in range(count + 1):  # the first step, of the warm-up, has a rate of 0
         step()
-    np.testing.assert_allclose(kernel, (1 - 0.5 / steps) ** steps, rtol=1e-4)
+    np.testing.assert_allclose(kernel, (1 - 0.5 / count) ** count, rtol=1e-4)
 
 
 def test_frozen_linear_path_is_not_trained_but_kept():
@@ -222,7 +246,7 @@ def test_frozen_linear_path_is_not_trained_but_kept():
 
 def test_copy_has_variables_of_its_own():
     vae = small_run("gaussian")
-    twin = utils.copy_vae(vae)
+    twin = vae.copy()
     shapes = [[tuple(variable.shape) for variable in model.variables] for model in (twin, vae)]
     assert shapes[0] == shapes[1]
     twin.encoder.trainable_variables[0].assign_add(tf.ones_like(twin.encoder.trainable_variables[0]))
@@ -234,21 +258,21 @@ def test_first_bad_number_is_named(row, column, words, tmp_path):
     terms = np.zeros((4, 2))
     terms[row, column] = np.nan
     with pytest.raises(NonFiniteError, match=f"{words} became nan in epoch 3, step {100 + row + 1}"):
-        utils.check_finite(terms, "epoch 3, step", 100, 2, tmp_path)
+        checkpoints.check_finite(terms, "epoch 3, step", 100, 2, tmp_path)
 
 
 def test_pictures_show_people_with_glasses():
     labels = np.zeros((200, 2), np.uint8)
     labels[[0, 3, 77, 150], 1] = 1  # the first would be among the others, too
     data = utils.Dataset("faces", *[np.zeros((200, 4, 4, 3), np.uint8)] * 2, labels, labels, ("Smiling", "Eyeglasses"))
-    shown = utils.picture_rows(data, 40).tolist()
+    shown = picture_rows(data, 40).tolist()
     assert {0, 3, 77, 150} <= set(shown) and len(set(shown)) == len(shown)
 
 
 def test_a_class_may_be_called_eyeglasses():
     images, labels = np.zeros((9, 4, 4, 3), np.uint8), np.arange(9) % 2
     data = utils.Dataset("things", images, images, labels, labels, ("Eyeglasses", "Hats"))
-    np.testing.assert_array_equal(utils.picture_rows(data, 40), range(9))
+    np.testing.assert_array_equal(picture_rows(data, 40), range(9))
 
 
 @pytest.mark.parametrize("xla", [False, True])
@@ -256,7 +280,7 @@ def test_clipping_is_by_the_global_norm(xla):
     random = np.random.default_rng(0)
     gradients = [tf.constant(random.standard_normal(shape), tf.float32) for shape in [(3, 4), (2, 2, 3, 5), (7,), ()]]
     norm = math.sqrt(sum(np.square(g.numpy().astype(np.float64)).sum() for g in gradients))
-    clip = tf.function(utils.clip_gradients, jit_compile=xla)
+    clip = tf.function(steps.clip_gradients, jit_compile=xla)
     for limit in (norm / 10, norm * 2):
         for found, gradient in zip(clip(gradients, limit), gradients, strict=True):
             np.testing.assert_allclose(found, gradient * min(1, limit / norm), rtol=1e-5)
@@ -265,5 +289,5 @@ def test_clipping_is_by_the_global_norm(xla):
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
 def test_clipping_hides_no_gradient_that_is_not_finite(value):
     """Not even by shrinking the others to nothing: the next loss must not be a number."""
-    clip = tf.function(utils.clip_gradients, jit_compile=True)
+    clip = tf.function(steps.clip_gradients, jit_compile=True)
     assert all(np.isnan(g).all() for g in clip([tf.ones((2, 2)), tf.constant([value])], 1.0))

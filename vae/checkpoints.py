@@ -1,9 +1,10 @@
-"""Checkpoints of a run: what --resume continues from, saved after every epoch with tf.train.Checkpoint."""
+"""Checkpoints of a run: saved after every epoch, restored by --resume, and named when a number is not finite."""
 
+import numpy as np
 import tensorflow as tf
 
 from vae.run_folder import read_rows
-from vae.terminal import UserError, is_interrupt, note, tensorflow_reason
+from vae.terminal import NonFiniteError, UserError, is_interrupt, note, tensorflow_reason
 
 # What TensorFlow raises at damaged checkpoints: its own errors and Python's
 UNRESTORABLE = (tf.errors.OpError, AssertionError, ValueError, TypeError, LookupError, RuntimeError)
@@ -78,3 +79,21 @@ def has_trained_checkpoint(folder):
 def describe_checkpoint(folder):
     """Where a run's checkpoint is, in words. folder: None where another worker keeps it."""
     return f"{folder}/checkpoint" if folder else "the first worker's checkpoint"
+
+
+def check_finite(terms, place, before, kept_epoch, folder):
+    """Stop at the first row of terms (N, 2), reconstruction and KL, that is not finite: number before + 1 or later.
+
+    place: what the rows are, such as "epoch 3, step". kept_epoch: that of the last checkpoint.
+    """
+    bad = np.argwhere(~np.isfinite(terms))
+    if len(bad):
+        row, term = bad[0]
+        name = ("the reconstruction term", "the KL term")[term]
+        raise non_finite_error(name, terms[row, term], f"{place} {before + row + 1}", kept_epoch, folder)
+
+
+def non_finite_error(name, value, place, kept_epoch, folder):
+    """The NonFiniteError that says which value became what, where, and what is kept."""
+    kept = f"{describe_checkpoint(folder)} holds epoch {kept_epoch}"
+    return NonFiniteError(f"{name} became {value} in {place}; {kept}. Try a smaller --learning-rate")

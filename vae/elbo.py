@@ -1,4 +1,4 @@
-"""The variational autoencoder itself: densities, KL and ELBO, with the model that they are of.
+"""The variational autoencoder: its densities, its KL divergence and its ELBO.
 
 Losses are nats per image: summed over pixels and latent units. Pixels are float32 in [0, 1], images (B, H, W, C).
 Sources: Kingma & Welling 2014 (VAE, arXiv:1312.6114), Rybkin et al. 2021 (calibrated decoder, arXiv:2006.13202).
@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 import keras
 import tensorflow as tf
 
-SIGMA_FLOOR = 1 / 510  # half a grey level: below it a density of 8-bit pixels means nothing and grows without bound
+SIGMA_FLOOR = 1 / 510  # half a grey level: below it, a density of 8-bit pixels means nothing and has no bound
 
 
 def image_sums(pixels):
-    """Sums over each image, (B, H, W, C) -> (B,): products with ones, which use all lanes of the processor.
+    """Sum over each image, (B, H, W, C) -> (B,), as a product with ones.
 
-    XLA on a CPU forms other sums one number after the other.
+    A product uses all lanes of the processor; XLA on a CPU would add the numbers of a sum one by one.
     """
     size = math.prod(pixels.shape[1:])
     return tf.linalg.matvec(tf.reshape(pixels, (-1, size)), tf.ones(size))
@@ -24,13 +24,13 @@ def image_sums(pixels):
 
 @tf.function(autograph=False, jit_compile=True)  # one pass over memory, also between layers that are not compiled
 def bernoulli_log_prob(x, logits):
-    """log p(x) of Bernoulli pixels, nats, summed over each image; x in [0, 1].
+    """log p(x) of Bernoulli pixels, nats, summed over each image, (B,).  x in [0, 1], logits: both (B, H, W, C).
 
-    A grey level g counts as white with probability g: its term is the expected log-probability of such a pixel.
+    A grey level g stands for a pixel that is white with probability g: its term is the expected log-probability.
 
-    From logits, because clipping a probability to 1 - 1e-8 is no clipping in float32.  x, logits: (B, H, W, C).
-    As tf.nn.sigmoid_cross_entropy_with_logits, but the logarithm is a plain one, which is several times faster: of what
-    log1p adds, below 1e-7 a pixel, nothing remains in the sum. The gradient is the known one, a single term.
+    Logits, because a probability clipped to 1 - 1e-8 is 1 in float32. The value is that of
+    tf.nn.sigmoid_cross_entropy_with_logits with a plain logarithm, which is several times faster: what log1p adds, less
+    than 1e-7 a pixel, is lost in the sum. The gradient is the known one, in a single term.
     """
 
     @tf.custom_gradient
@@ -44,27 +44,27 @@ def bernoulli_log_prob(x, logits):
 
 
 def gaussian_log_prob(x, mean, log_sigma):
-    """log N(x; mean, sigma^2 I), nats, summed over each image; one sigma for all pixels.  x, mean: (B, H, W, C)."""
+    """log N(x; mean, sigma^2 I), nats, summed over each image, (B,); one sigma for all.  x, mean: (B, H, W, C)."""
     size = math.prod(x.shape[1:])
     squared_error = image_sums(tf.square(x - mean))
     return -0.5 * squared_error * tf.exp(-2 * log_sigma) - size * (log_sigma + 0.5 * math.log(2 * math.pi))
 
 
 def draw(mean, log_std, noise):
-    """z of q(z|x) from standard normal noise: the reparametrised sample.  All (B, z)."""
+    """Sample z from q(z|x) with standard normal noise: the reparameterisation trick.  All (B, z)."""
     return mean + tf.exp(log_std) * noise
 
 
 def kl_to_standard_normal(mean, log_std):
     """KL(N(mean, diag exp(2 log_std)) || N(0, I)) per unit, nats (Kingma & Welling 2014, appendix B).  (B, z)."""
-    log_variance = 2 * log_std  # no tensor gets three gradients: TensorFlow adds three in an order left to chance
+    log_variance = 2 * log_std  # used twice, so that log_std gets two gradients: TensorFlow adds three in any order
     return 0.5 * (tf.square(mean) + tf.exp(log_variance) - 1 - log_variance)
 
 
 def bounded_log_sigma(log_sigma):
-    """The log-sigma as used: never below log(SIGMA_FLOOR).
+    """The log-sigma that the density uses: never below log(SIGMA_FLOOR).
 
-    Below it, only gradients that lead up count: with none, as tf.maximum has it, sigma could never leave its floor.
+    Below the floor only gradients that lead up pass. With none, as in tf.maximum, sigma could never leave it.
     """
     floor = math.log(SIGMA_FLOOR)
 
@@ -107,6 +107,11 @@ class Vae:
         return [*self.encoder.variables, *self.decoder.variables, self.log_sigma]
 
     @property
+    def size(self):
+        """How many numbers training adjusts."""
+        return sum(math.prod(variable.shape) for variable in self.variables)
+
+    @property
     def takes_labels(self):
         """Whether a network has a second input."""
         return any(len(network.inputs) > 1 for network in (self.encoder, self.decoder))
@@ -147,4 +152,6 @@ class Vae:
 
 def apply(network, inputs, labels):
     """The output of a network, which gets the labels as its second input if it has one."""
-    return network([inputs, labels]) if len(network.inputs) > 1 else network(inputs)
+    if len(network.inputs) == 1:
+        return network(inputs)
+    return network([tf.convert_to_tensor(inputs), tf.convert_to_tensor(labels)])

@@ -1,4 +1,4 @@
-"""Pictures of a run: grids of images (PNG, pixel for pixel), curves and maps of the latent space (Matplotlib)."""
+"""The pictures of a run: grids of images, drawn pixel for pixel, and curves and maps of the latent space."""
 
 import functools
 import textwrap
@@ -7,24 +7,30 @@ from statistics import NormalDist
 
 import numpy as np
 import tensorflow as tf
+from matplotlib import colormaps, font_manager, get_data_path, style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from vae.pixels import SAMPLE, chosen_pixels, random_key
 from vae.run_folder import replace_with
 
 PADDING = 2  # pixels between images, before enlarging
-LEAST_CELL = 56  # pixels: smaller images are enlarged by a whole factor, so that no pixel is interpolated
+LEAST_CELL = 56  # pixels: smaller images are enlarged by a whole factor, without interpolation
 PAPER, INK = 255, 60  # grey levels of background and text
 MOST_IN_LEGEND = 75  # classes: more names would leave no room for the map
 LONGEST_NAME = 40  # characters of a class in the legend
-TITLE_LETTERS = 6  # an inch of a figure's title, if they are all as wide as W
-FACE_ATTRIBUTES = ("Smiling", "Eyeglasses", "Male", "Blond_Hair")  # shown in the latent map of faces
+TITLE_LETTERS = 6  # that fit in an inch of a figure's title, even if all are as wide as W
+FACE_ATTRIBUTES = ("Smiling", "Eyeglasses", "Male", "Blond_Hair")  # in the latent map of faces
+
+
+# Grids of images ----------------------------------------------------------------------------------------------
 
 
 def image_grid(images, columns, padding=PADDING):
-    """Images in reading order on one white uint8 canvas (rows * (H + p) + p, columns * (W + p) + p, C).
+    """Place images in reading order on a white uint8 canvas (rows * (H + p) + p, columns * (W + p) + p, C).
 
-    images: (N, H, W, C), uint8 or float in [0, 1]; float is rounded, never stretched. C is 1 or 3.
+    images: (N, H, W, C), uint8 or float in [0, 1]. Floats are rounded; their contrast is never stretched. C is 1 or 3.
     """
     if images.dtype != np.uint8:
         images = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
@@ -40,12 +46,12 @@ def image_grid(images, columns, padding=PADDING):
 
 
 def save_grid(path, images, columns, caption, row_labels=(), column_labels=()):
-    """Write one page of images (N, H, W, C) as PNG; see grid_page."""
+    """Save a page of images (N, H, W, C) as PNG; see grid_page."""
     save_pages(path, [grid_page(images, columns, caption, row_labels, column_labels)])
 
 
 def save_pages(path, pages):
-    """Write pages below each other as one PNG."""
+    """Save pages below each other as one PNG."""
     sheet = Image.new("RGB", (max(page.width for page in pages), sum(page.height for page in pages)), (PAPER,) * 3)
     top = 0
     for page in pages:
@@ -55,14 +61,14 @@ def save_pages(path, pages):
 
 
 def grid_page(images, columns, caption, row_labels=(), column_labels=()):
-    """A grid, enlarged by a whole factor, a caption above it, labels left of its rows, repeated, and above columns.
+    """Draw a grid of images with a caption, labels left of its rows and labels above its columns; a PIL image.
 
-    images: as image_grid takes them. Returns a PIL image.
+    images: as image_grid takes them. row_labels repeat from the top.
     """
     scale = max(1, -(-LEAST_CELL // images.shape[1]))
     grid = Image.fromarray(image_grid(images, columns).squeeze()).convert("RGB")
     grid = grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)
-    (caption,), row_labels, column_labels = map(_all_legible, ((caption,), row_labels, column_labels))
+    (caption,), row_labels, column_labels = map(all_legible, ((caption,), row_labels, column_labels))
     font = font_of((caption, *row_labels), 15)
     top, left = 48 if column_labels else 30, 14 + max((int(font.getlength(label)) for label in row_labels), default=-10)
     width = max(left + grid.width, left + int(font.getlength(caption)) + 16)
@@ -81,7 +87,7 @@ def grid_page(images, columns, caption, row_labels=(), column_labels=()):
 
 
 def fitting_font(labels, width, sizes=(12, 11, 10, 9)):
-    """The largest font in which each label is at most `width` pixels wide, or the smallest there is."""
+    """The largest font in which every label is at most `width` pixels wide, else the smallest one."""
     for size in sizes:
         font = font_of(labels, size)
         if all(font.getlength(label) <= width for label in labels):
@@ -90,18 +96,16 @@ def fitting_font(labels, width, sizes=(12, 11, 10, 9)):
 
 
 def font_of(texts, size):
-    """Pillow's own font; where texts have other letters than it has, Matplotlib's."""
+    """Pillow's own font, or Matplotlib's where texts have letters that Pillow's lacks."""
     if all(text.isascii() for text in texts):
         return ImageFont.load_default(size)
-    from matplotlib import get_data_path
-
     return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
 def interleave(above, below, columns):
-    """Rows of two arrays of images in [0, 1] (N, H, W, C) in turn: `columns` of the first above the same of the second.
+    """Put rows of `columns` images above the same rows of others. Both are (N, H, W, C), in [0, 1].
 
-    The last rows are filled up with white.
+    The last rows are filled up with white images.
     """
     missing = [[0, -len(above) % columns], [0, 0], [0, 0], [0, 0]]
     full = [np.pad(part, missing, constant_values=1) for part in (above, below)]
@@ -110,7 +114,7 @@ def interleave(above, below, columns):
 
 
 def gaussian_quantiles(count):
-    """`count` values that divide N(0, 1) into equal parts, ascending."""
+    """`count` ascending values that divide N(0, 1) into parts of equal probability."""
     return np.array([NormalDist().inv_cdf((index + 0.5) / count) for index in range(count)], np.float32)
 
 
@@ -122,20 +126,21 @@ def manifold_codes(side):
 
 
 def principal_axes(means):
-    """Posterior means (N, z) on their first two principal axes: (N, 2); where there is only one, the second is 0."""
+    """Project posterior means (N, z) on their first two principal axes: (N, 2). With one axis, the second is 0."""
     centred = means - means.mean(axis=0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     plane = centred @ axes[:2].T
     return np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
 
 
+# Curves and maps ----------------------------------------------------------------------------------------------
+
+
 def in_default_style(save):
-    """Let Matplotlib draw as it comes, whatever the user's matplotlibrc says: LaTeX, for one, stumbles over names."""
+    """Draw in Matplotlib's default style, whatever the user's matplotlibrc says: LaTeX would stumble over names."""
 
     @functools.wraps(save)
     def saved(*arguments):
-        from matplotlib import style
-
         with style.context("default"):
             save(*arguments)
 
@@ -144,17 +149,17 @@ def in_default_style(save):
 
 @in_default_style
 def save_losses(path, rows, title):
-    """Training and test curves: loss, reconstruction and KL apart.  rows: dicts of metrics.csv.
+    """Plot training and test curves of the loss, its reconstruction and its KL term.  rows: dicts of metrics.csv.
 
-    The axes fit what follows the first tenth of the epochs, whose fall would flatten everything else.
+    The axes fit what follows the first tenth of the epochs. Their fall would flatten everything else.
     """
     weights = {"train": "train, weights as they move", "test": "test, averaged weights"}
-    figure, axes = _figure(1, 3, (12, 3.9))
+    figure, axes = new_figure(1, 3, (12, 3.9))
     epochs = [row["epoch"] for row in rows]
     marker = "." if len(rows) < 40 else None
     for ax, term, name in zip(axes, ("loss", "recon", "kl"), ("loss", "reconstruction", "KL"), strict=True):
-        for split, style in (("train", "--"), ("test", "-")):
-            ax.plot(epochs, [row[f"{split}_{term}"] for row in rows], style, label=weights[split], marker=marker)
+        for split, line in (("train", "--"), ("test", "-")):
+            ax.plot(epochs, [row[f"{split}_{term}"] for row in rows], line, label=weights[split], marker=marker)
         late = [row[f"{split}_{term}"] for row in rows[-(-len(rows) // 10) :] or rows for split in ("train", "test")]
         margin = 0.1 * (max(late) - min(late)) or 1
         ax.set_ylim(min(late) - margin, max(late) + margin)
@@ -163,95 +168,89 @@ def save_losses(path, rows, title):
         ax.ticklabel_format(useOffset=False)
         ax.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)  # off the curves
-    _save(figure, path, title)
+    save_figure(figure, path, title)
 
 
 @in_default_style
 def save_latent(path, means, labels, label_names, title):
-    """Posterior means of the test set (N, z) by class, or by some attributes: the plane, or two principal axes."""
+    """Map the test set's posterior means (N, z) by class or attribute, in the plane or on two principal axes."""
     flat = means.shape[1] == 2
     plane = means if flat else principal_axes(means)
     names = ("z1", "z2") if flat else ("first principal axis of E[z|x]", "second principal axis")
     if labels.ndim == 1:
-        figure, ax = _figure(1, 1, (7.5, 6.5))
-        _scatter_classes(ax, plane, labels, label_names)
+        figure, ax = new_figure(1, 1, (7.5, 6.5))
+        scatter_classes(ax, plane, labels, label_names)
         axes = [ax]
     else:
         shown = [name for name in FACE_ATTRIBUTES if name in label_names] or label_names[:4]
-        figure, axes = _figure(1, len(shown), (4.4 * len(shown), 4.4), squeeze=False)
+        figure, axes = new_figure(1, len(shown), (4.4 * len(shown), 4.4), squeeze=False)
         axes = axes[0]
         for ax, name in zip(axes, shown, strict=True):
-            _scatter_attribute(ax, plane, labels[:, label_names.index(name)], name)
+            scatter_attribute(ax, plane, labels[:, label_names.index(name)], name)
     for ax in axes:
         ax.set(xlabel=names[0], ylabel=names[1])
         ax.set_aspect("equal", adjustable="datalim")
-    _save(figure, path, title)
+    save_figure(figure, path, title)
 
 
-def _dot_size(count):
-    """Area of a dot, in square points, that lets `count` of them fill a map without hiding each other."""
+def dot_size(count):
+    """Area of a dot, in square points, with which `count` dots fill a map without hiding each other."""
     return float(np.clip(30_000 / count, 4, 24))
 
 
-def _scatter_classes(ax, plane, labels, label_names):
-    from matplotlib import colormaps
-
+def scatter_classes(ax, plane, labels, label_names):
     colours = colormaps["tab10" if len(label_names) <= 10 else "turbo"](np.linspace(0, 1, max(2, len(label_names))))
-    dots = {"s": _dot_size(len(plane)), "linewidths": 0, "alpha": 0.7}
-    order = np.random.default_rng(0).permutation(len(plane))  # class by class, the last would cover the others
+    dots = {"s": dot_size(len(plane)), "linewidths": 0, "alpha": 0.7}
+    order = np.random.default_rng(0).permutation(len(plane))  # in order, the last class would cover the others
     ax.scatter(*plane[order].T, color=colours[labels[order]], **dots)
     if len(label_names) > MOST_IN_LEGEND:
         return
     for value, name in enumerate(label_names):
-        label = f" {name}" if name.startswith("_") else name  # or Matplotlib would leave it out
-        ax.scatter([], [], color=colours[value], label=_shortened(_legible(label)), **dots)
+        label = f" {name}" if name.startswith("_") else name  # Matplotlib skips labels that begin with _
+        ax.scatter([], [], color=colours[value], label=shortened(legible(label)), **dots)
     place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "ncols": -(-len(label_names) // 25)}
     legend = ax.legend(markerscale=3, frameon=False, **place)
-    figure = ax.figure  # as much wider as the legend is than one of digits
+    figure = ax.figure  # wider by what the legend needs more than one of digits
     width = legend.get_window_extent(figure.canvas.get_renderer()).width / figure.dpi
     figure.set_figwidth(figure.get_figwidth() + max(0, width - 1))
 
 
-def _shortened(name):
-    """A name that fits into a legend."""
+def shortened(name):
+    """Cut a name to what fits in a legend."""
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
-def _scatter_attribute(ax, plane, present, name):
-    size = _dot_size(len(plane))
+def scatter_attribute(ax, plane, present, name):
+    size = dot_size(len(plane))
     for value, colour, word in ((0, "#b9c4d0", "without"), (1, "#d1495b", "with")):
         ax.scatter(*plane[present == value].T, s=size, color=colour, label=word, linewidths=0, alpha=0.8)
-    ax.set_title(_legible(name.replace("_", " ")), parse_math=False)
+    ax.set_title(legible(name.replace("_", " ")), parse_math=False)
     ax.legend(markerscale=2, loc="upper right")
 
 
-def _all_legible(texts):
-    return [_legible(text) for text in texts]
+def all_legible(texts):
+    """Escape the characters that Matplotlib's own font lacks."""
+    return [legible(text) for text in texts]
 
 
-def _legible(text):
-    """Text with escapes in place of characters that Matplotlib's own font lacks."""
+def legible(text):
+    """Escape the characters that Matplotlib's own font lacks."""
     if text.isascii():
         return text
-    from matplotlib import font_manager
-
     font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
     return "".join(c if font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in text)
 
 
-def _figure(rows, columns, size, squeeze=True):
+def new_figure(rows, columns, size, squeeze=True):
     """A Matplotlib figure that never asks for a screen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=squeeze)
 
 
-def _save(figure, path, title):
-    title = textwrap.fill(_legible(title), int(TITLE_LETTERS * figure.get_figwidth()))
-    figure.suptitle(title, parse_math=False)  # a name with two dollars in it is no formula
+def save_figure(figure, path, title):
+    title = textwrap.fill(legible(title), int(TITLE_LETTERS * figure.get_figwidth()))
+    figure.suptitle(title, parse_math=False)  # a name with two dollar signs is not a formula
     replace_with(path, lambda partial: figure.savefig(partial, dpi=110))
 
 

@@ -1,7 +1,7 @@
-"""Where Gaussian runs start: at probabilistic PCA, the best linear VAE, in closed form.
+"""Probabilistic PCA, the best linear VAE, in closed form: where runs with Gaussian pixels start.
 
-Tipping & Bishop 1999 (probabilistic PCA), Lucas et al. 2019 (pPCA as a linear VAE, arXiv:1911.02469). Images are uint8,
-(N, H, W, C), and pixels of the model float32 in [0, 1].
+Tipping & Bishop 1999 (probabilistic PCA), Lucas et al. 2019 (pPCA as a linear VAE, arXiv:1911.02469). Images are uint8
+(N, H, W, C); the model's pixels are float32 in [0, 1].
 """
 
 import math
@@ -12,12 +12,12 @@ import numpy as np
 from vae.elbo import SIGMA_FLOOR
 from vae.terminal import progress
 
-NARROWEST = 0.99  # of the bound of a posterior's log-std: at the bound itself, the start would be infinite
+NARROWEST = 0.99  # share of the bound of a posterior's log-std: at the bound itself the weights would be infinite
 
 
 @dataclass(frozen=True)
 class Ppca:
-    """A linear VAE at its optimum: mean = x encode + encode_bias, log-std, x = z decode + decode_bias, sigma."""
+    """A linear VAE at its optimum: mean = x encode + encode_bias, log-std, pixels = z decode + decode_bias, sigma."""
 
     encode: np.ndarray  # (D, z)
     encode_bias: np.ndarray  # (z,)
@@ -30,9 +30,8 @@ class Ppca:
 def principal_components(images, count, seed, mirror=False, iterations=4):
     """Mean (D,), leading eigenvectors (D, count) and eigenvalues (count,) of the covariance, and its trace.
 
-    Randomised subspace iteration (Halko et al. 2011, algorithm 4.4), which reads the uint8 images (N, H, W, C) in
-    blocks, so that a memory-mapped set never has to fit in memory. With `mirror`, of the images and their mirror
-    images together.
+    Randomised subspace iteration (Halko et al. 2011, algorithm 4.4). It reads the uint8 images (N, H, W, C) in blocks,
+    so a memory-mapped set never has to fit in memory. With `mirror`, of the images and their mirror images together.
     """
     blocks = [slice(start, start + 1000) for start in range(0, len(images), 1000)]
     total = len(images) * (2 if mirror else 1)
@@ -57,13 +56,13 @@ def principal_components(images, count, seed, mirror=False, iterations=4):
 
 
 def fit_ppca(images, z, seed=0, mirror=False, limit=50_000, iterations=4):
-    """Maximum-likelihood pPCA with z units from evenly spaced uint8 images (N, H, W, C).
+    """Fit pPCA with z units to uint8 images (N, H, W, C) by maximum likelihood; returns Ppca.
 
-    Of sets twice as large as `limit` or larger, every second, third ... image. With `mirror`, from their mirror images
-    too: what training sees is what the fit must see. Not from shifted ones: test images are not, and shifts only keep
-    the network from learning the training images by heart.
-    Tipping & Bishop 1999, equations 7 and 8; its posterior is diagonal in this basis, so the VAE starts with a tight
+    Tipping & Bishop 1999, equations 7 and 8. The posterior is diagonal in this basis, so the VAE starts with a tight
     bound. Directions without variance get weight 0 (posterior = prior).
+
+    Of sets at least twice as large as `limit`, every second, third ... image is used. With `mirror`, the mirror images
+    count too, as in training. Shifted images do not: test images are not shifted.
     """
     images = images[:: max(1, len(images) // limit)]
     mean, vectors, values, trace = principal_components(images, z, seed, mirror, iterations)
@@ -79,11 +78,12 @@ def fit_ppca(images, z, seed=0, mirror=False, limit=50_000, iterations=4):
 
 
 def start_at_ppca(encoder, decoder, ppca, log_std_bound):
-    """Give a linear path its pPCA weights: layers linear_mean and log_std of the encoder, linear_pixels of the decoder.
+    """Set the linear path to pPCA: layers linear_mean and log_std of the encoder, linear_pixels of the decoder.
 
-    With the networks beside the path starting at 0, the VAE starts as that linear VAE exactly. The path then stays:
-    Adam's steps, equally long for every weight, add up over thousands of pixels and would wreck it at once. Posteriors
-    narrower than the encoder's bound, which fewer images than z can have, start next to that bound.
+    The networks beside the path start at 0, so the VAE starts as exactly this linear VAE. The path is then frozen:
+    Adam's steps are equally long for every weight, add up over thousands of pixels and would wreck it at once.
+
+    With fewer images than z, posteriors can be narrower than the encoder's bound; they start next to it.
     """
     for layer in (encoder.get_layer("linear_mean"), decoder.get_layer("linear_pixels")):
         layer.trainable = False

@@ -57,6 +57,7 @@ def choice(*options):
                 return option
         raise argparse.ArgumentTypeError(f"{value!r} is not one of {', '.join(map(str, options))}")
 
+    read.options = options  # for --help
     return read
 
 
@@ -65,7 +66,12 @@ switch = choice(True, False)
 
 def optional(read):
     """Return a reader that also takes None."""
-    return lambda value: None if value is None else read(value)
+
+    def read_or_none(value):
+        return None if value is None else read(value)
+
+    read_or_none.options = getattr(read, "options", None)
+    return read_or_none
 
 
 def path(value):
@@ -151,10 +157,11 @@ class Settings:
     decay_per_epoch: float = setting(real(0, 1), "share of the weights that weight decay takes back in an epoch")
     seed: int = setting(whole(0, 2**31 - 1), "all randomness of the run follows from it")
     limit: int | None = setting(
-        optional(whole(1)), "at most LIMIT training and LIMIT test images: the first ones, or some from all over a folder"
+        optional(whole(1)),
+        "at most LIMIT training and LIMIT test images: the first ones, of a folder some from all over it",
     )
     image_size: int | None = setting(
-        optional(choice(32, 64, 128)), "pixels a side, for celeba and folders of images: 32, 64 or 128"
+        optional(choice(32, 64, 128)), "pixels a side, for celeba and folders of images"
     )
     precision: str = setting(
         choice("fp32", "bf16"), "bf16: products in bfloat16, faster for convolutions on a CPU that has them"
@@ -169,7 +176,7 @@ class Settings:
     tensorboard: bool = setting(switch, "write tensorboard/ into the run folder too, for tensorboard --logdir results")
     resume: bool = field(
         default=False,
-        metadata={"help": "continue the newest run of these settings that has not ended, or that --epochs makes longer"},
+        metadata={"help": "continue the newest run of these settings that has not ended, or that gets more epochs"},
     )
 
     # Constants without a flag
@@ -257,9 +264,13 @@ def add_flag(parser, name, constant):
         parser.add_argument(flag, action="store_true", default=None, help=text)
         return
     read = choice("auto", "bernoulli", "gaussian") if name == "likelihood" else CONSTANTS[name]
-    shown = ", ".join(f"{value} for {key}" for key, value in constant.items()) if isinstance(constant, dict) else constant
+    shown = constant
+    if isinstance(constant, dict):
+        shown = ", ".join(f"{value} for {key}" for key, value in constant.items())
     default = "" if constant is None else f" (default: {shown})".replace("%", "%%")
-    parser.add_argument(flag, type=read, metavar=name.upper(), help=text + default)
+    options = getattr(read, "options", None)
+    metavar = "{" + ",".join(map(str, options)) + "}" if options else name.upper()
+    parser.add_argument(flag, type=read, metavar=metavar, help=text + default)
 
 
 def read_for(parser, name, constant, read, dataset):
