@@ -10,6 +10,7 @@ products under XLA, with nothing between them.
 import numpy as np
 from common import argument_parser, product_rate, seconds_of, spread, tf
 
+import utils
 import vae_fc
 from vae import elbo, measures
 
@@ -22,8 +23,7 @@ def measure(repeats):
     kernels = [weight for weight in decoder.weights if len(weight.shape) == 2]
     operations = IMAGES * SAMPLES * sum(2 * np.prod(kernel.shape) for kernel in kernels)
     vae = elbo.Vae(encoder, decoder, tf.Variable(0.0), "bernoulli")
-    settings = vae_fc.utils.parse_settings(vars(vae_fc), [])
-    call = measures.build_importance_call(vae, settings)
+    call = measures.build_importance_call(vae, utils.parse_settings(vars(vae_fc), []))
     x = tf.cast(tf.random.stateless_uniform((IMAGES, *SHAPE), (0, 0)) < 0.2, tf.float32)
     codes = [tf.zeros((IMAGES, Z)), tf.zeros((IMAGES, Z))]
     products = build_products(kernels)
