@@ -21,7 +21,6 @@ import utils
 import vae_conv
 import vae_fc
 from vae import elbo, keras
-from vae.data.datasets import Dataset
 from vae.precision import in_bfloat16
 from vae.steps import build_optimizer, build_train_call
 
@@ -108,7 +107,7 @@ def our_epoch(case, images, precision):
     )
     optimizer = build_optimizer(vae.variables, steps, case.learning_rate, warmup_steps=1, decay_per_epoch=0.0)
     train_call = build_train_call(vae, average, optimizer, utils.batch_loss, settings)
-    data = Dataset("random", images, images[:1], None, None, ())
+    data = utils.Dataset("random", images, images[:1], None, None, ())
     parts = {"vae": vae, "average": average, "optimizer": optimizer, "checkpoints": None, "rows": [], "board": None}
     run = utils.Run(settings, data, folder=None, **parts)
     return lambda epoch: utils.train_epoch(run, train_call, epoch).sum()
