@@ -10,9 +10,8 @@ products under XLA, with nothing between them.
 import numpy as np
 from common import argument_parser, product_rate, seconds_of, spread, tf
 
-import utils
 import vae_fc
-from vae import elbo, measures
+from vae import elbo, likelihood
 
 SHAPE, Z, IMAGES, SAMPLES, STEPS = (28, 28, 1), 40, 500, 200, 10
 
@@ -23,12 +22,12 @@ def measure(repeats):
     kernels = [weight for weight in decoder.weights if len(weight.shape) == 2]
     operations = IMAGES * SAMPLES * sum(2 * np.prod(kernel.shape) for kernel in kernels)
     vae = elbo.Vae(encoder, decoder, tf.Variable(0.0), "bernoulli")
-    call = measures.build_importance_call(vae, utils.parse_settings(vars(vae_fc), []))
+    call = likelihood.build_importance_call(vae, seed=0, xla=vae_fc.XLA)
     x = tf.cast(tf.random.stateless_uniform((IMAGES, *SHAPE), (0, 0)) < 0.2, tf.float32)
-    codes = [tf.zeros((IMAGES, Z)), tf.zeros((IMAGES, Z))]
+    labels, codes = tf.zeros((IMAGES, 0)), [tf.zeros((IMAGES, Z)), tf.zeros((IMAGES, Z))]
     products = build_products(kernels)
     tasks = {
-        "in the bound": lambda: measures.importance_weighted_nll(call, x, codes, SAMPLES, 0, STEPS),
+        "in the bound": lambda: likelihood.importance_weighted_nll(call, x, labels, codes, SAMPLES, 0, STEPS),
         "with nothing between them": lambda: [products(codes[0]) for _ in range(SAMPLES // STEPS)][-1].numpy(),
     }
     turns = [(product_rate(), *map(seconds_of, tasks.values())) for _ in range(repeats + 1)]

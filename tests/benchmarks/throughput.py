@@ -59,6 +59,12 @@ class Case:
         vae_fc.HIDDEN = self.hidden
         return [build(self.shape, self.z, False) for build in (self.script.build_encoder, self.script.build_decoder)]
 
+    def weights(self):
+        """Their weights, by layer a kernel and a bias; mean and log-std, the encoder's last layers, are one layer."""
+        encoder, decoder = self.networks()
+        heads = zip(*(encoder.get_layer(name).get_weights() for name in ("mean", "log_std")), strict=True)
+        return [*encoder.get_weights()[:-4], *map(np.hstack, heads)], decoder.get_weights()
+
     def vae(self):
         """The VAE of these networks."""
         return elbo.Vae(*self.networks(), tf.Variable(0.0), "bernoulli" if self.bernoulli else "gaussian")
@@ -117,9 +123,7 @@ def measure(name, chosen, repeats):
     """Let all train in turns; print images a second of each, and how many times as fast ours is."""
     case = CASES[name]
     images = np.random.default_rng(0).integers(0, 256, (case.images, *case.shape), np.uint8)
-    encoder, decoder = (network.get_weights() for network in case.networks())
-    *encoder, mean, mean_bias, log_std, log_std_bias = encoder
-    weights = [*encoder, np.hstack([mean, log_std]), np.hstack([mean_bias, log_std_bias])], decoder
+    weights = case.weights()
     ours = {who: precision for who, precision in OURS.items() if who == "ours" or who in chosen}
     epochs = {who: our_epoch(case, images, precision) for who, precision in ours.items()}
     for peer in PEERS:
