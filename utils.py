@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vae import checkpoints, distributed, keras, np, pictures, pixels, ppca, precision, run_folder, steps, tf
+from vae import checkpoints, distributed, keras, np, pictures, pixels, ppca, precision, resuming, run_folder, steps, tf
 from vae.board import Board
 from vae.data.datasets import Dataset, load_dataset
 from vae.distributed import on_devices
@@ -50,7 +50,7 @@ def train(encoder, decoder, data, settings):
     Raises UserError, NonFiniteError, or KeyboardInterrupt with a message about what was kept.
     """
     settings = fit_to_data(settings, data)
-    with run_folder.sole_writer(run_folder.open_run(settings, data) if distributed.is_chief() else None) as folder:
+    with run_folder.sole_writer(resuming.open_run(settings, data) if distributed.is_chief() else None) as folder:
         run = Run(settings, data, folder)
         build_model(run, encoder, decoder)
         restore_state(run)
@@ -123,7 +123,7 @@ def restore_state(run):
             run_folder.write_json(folder / "config.json", config)
         run.checkpoints = checkpoints.open_checkpoints(state, folder)
         run.rows = checkpoints.restore(run.checkpoints, folder)
-        config = run_folder.with_origins(config, folder, len(run.rows))
+        config = resuming.with_origins(config, folder, len(run.rows))
         run_folder.write_json(folder / "config.json", config)  # only now: the resume might have been refused
     run.rows = distributed.start_together(run.rows, [*run.vae.state, *run.average.state, *run.optimizer.variables])
     run.board = Board(folder) if run.settings.tensorboard and folder else None

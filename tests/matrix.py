@@ -1,12 +1,12 @@
-"""The README's two commands, and MNIST with z = 2, under other versions of Python and TensorFlow.
+"""The README's two commands, and MNIST with z = 2, with other versions of Python and TensorFlow.
 
     python tests/matrix.py --data-dir data --logs logs
 
-For each pair: a fresh environment and a fresh copy of this commit, the installation and the first run by the README's
-own words, the tests, and, where MNIST lies in the data folder, the row mnist-z2 of results/reference.csv, whose loss
-has to be within 1 % of the one there. "lowest" has each package at exactly the lower bound that requirements.txt
-gives it. Prints a table, a row as soon as it is known; about a quarter of an hour a pair on two cores. Interpreters
-(python3.10, ...) have to be in PATH.
+For each pair of versions, in a fresh environment and a fresh clone of this commit: the installation and the first run,
+as the README has them, then the tests, and MNIST if it is in the data folder. MNIST's loss must be within 1 % of that
+in results/reference.csv. "lowest" installs every package at the lower bound in requirements.txt. The interpreters
+(python3.10, ...) must be in PATH. Prints each row of a table once it is known, after about a quarter of an hour on two
+cores.
 """
 
 import argparse
@@ -28,7 +28,7 @@ MNIST = next(row.command for row in ROWS if row.name == "mnist-z2")
 
 
 def readme_commands():
-    """What the README says to type: installation and first run, installation of the tests and their run."""
+    """The README's two commands: install and train, install the test tools and test."""
     text = (ROOT / "README.md").read_text()
     names = ("requirements.txt", "tests/requirements.txt")
     return [re.search(rf"^pip install -r {name}.*$", text, re.M)[0] for name in names]
@@ -41,32 +41,33 @@ def is_as_measured(loss):
 
 
 def run(command, folder, environment):
-    """Exit code and output of a shell command, both streams together."""
-    result = subprocess.run(command, cwd=folder, env=environment, shell=True, text=True, stdout=-1, stderr=-2)
+    """Exit code of a shell command, and its output with errors."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    result = subprocess.run(command, cwd=folder, env=environment, shell=True, **streams)
     return result.returncode, result.stdout
 
 
-def found(pattern, text):
-    """The first match's group, or a dash."""
+def find(pattern, text):
+    """The group of a pattern's first match, or a dash."""
     match = re.search(pattern, text, re.M)
     return match[1] if match else "–"
 
 
 def check(python, tensorflow, data_dir, logs):
-    """A row: versions, first run, tests, MNIST; and whether all of it passed. What was printed goes into a log."""
+    """Return a row of the table and whether all passed. Writes what the commands print to a log."""
     interpreter = shutil.which(f"python{python}")
     if not interpreter:
         return f"| {python} | {tensorflow} | no python{python} in PATH", False
     with tempfile.TemporaryDirectory() as work:
         clone, environment = fresh_copy(work, interpreter, tensorflow)
         results = [run(command, clone, environment) for command in readme_commands()]
-        loss, tests = found(LOSS, results[0][1]), found(r"^(\d+ (?:passed|failed).*)$", results[1][1])
+        loss, tests = find(LOSS, results[0][1]), find(r"^(\d+ (?:passed|failed).*)$", results[1][1])
         mnist = "–"
         if data_dir and (data_dir / "mnist").is_dir():
             results.append(run(MNIST, clone, environment | {"VAE_DATA": str(data_dir)}))
-            mnist = found(LOSS, results[-1][1])
+            mnist = find(LOSS, results[-1][1])
         _, packages = run("pip freeze", clone, environment)
-    versions = [found(rf"(?i)^{name}==(\S+)$", packages) for name in NAMES]
+    versions = [find(rf"(?i)^{name}==(\S+)$", packages) for name in NAMES]
     if logs:
         outputs = "\n".join([packages, *(output for _, output in results)])
         (logs / f"python{python}_tensorflow{versions[0]}.log").write_text(outputs)
@@ -75,7 +76,7 @@ def check(python, tensorflow, data_dir, logs):
 
 
 def fresh_copy(work, interpreter, tensorflow):
-    """A clone of this commit, and the variables under which it gets that TensorFlow in an environment of its own."""
+    """Clone this commit; return the clone, and environment variables that give it its own Python and TensorFlow."""
     subprocess.run(["git", "clone", "-q", str(ROOT), f"{work}/clone"], check=True)
     subprocess.run([interpreter, "-m", "venv", f"{work}/venv"], check=True)
     lowest = (ROOT / "requirements.txt").read_text().replace(">=", "==")
@@ -87,8 +88,8 @@ def fresh_copy(work, interpreter, tensorflow):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", nargs="*", default=PAIRS, metavar="PYTHON=TENSORFLOW")
-    parser.add_argument("--data-dir", type=Path, help="where mnist/ lies")
-    parser.add_argument("--logs", type=Path, help="where to keep what the commands print")
+    parser.add_argument("--data-dir", type=Path, help="folder with mnist/")
+    parser.add_argument("--logs", type=Path, help="folder for what the commands print")
     arguments = parser.parse_args()
     if arguments.logs:
         arguments.logs.mkdir(parents=True, exist_ok=True)

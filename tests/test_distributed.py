@@ -1,6 +1,6 @@
-"""Several devices and several machines give what one gives; a worker that is lost ends the run, --resume completes it.
+"""Several devices or machines give the losses of one; a lost worker ends the run, and --resume completes it.
 
-Devices are logical CPUs, machines are processes on 127.0.0.1.
+The devices are logical CPUs, the machines processes on 127.0.0.1.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ import vae_conv, vae_fc
 exec(sys.argv[3])
 {"fc": vae_fc, "conv": vae_conv}[sys.argv[2]].main(sys.argv[4:])
 """
-# In so short a run rates would be next to 0, and the average the newest weights
+# In such a short run learning rates would be almost 0, and the average would be the newest weights
 SHORT = "; ".join(f"vae_{script}.WARMUP_STEPS = 1; vae_{script}.AVERAGE_POWER = 0.5" for script in ("fc", "conv"))
 NARROW = f"{SHORT}; vae_fc.HIDDEN = (32, 32, 32); utils.draw_pictures = lambda run, means: None"
 AS_COMMAND = f"import vae_conv, vae_fc, utils; {SHORT}; utils.launch(vae_{{}}.main)"
@@ -39,20 +39,20 @@ AS_COMMAND = f"import vae_conv, vae_fc, utils; {SHORT}; utils.launch(vae_{{}}.ma
 
 @pytest.fixture
 def flags(image_folder, tmp_path):
-    """A short run; its 55 training images in batches of 25, which neither two nor three devices divide."""
+    """Flags of a short run: batches of 25 images, which neither two nor three devices divide."""
     small = ["--image-size", 32, "--batch-size", 25, "--z", 3, "--epochs", 3]
     return [*map(str, ["--dataset", image_folder, *small, "--data-dir", tmp_path, "--out", tmp_path / "out"])]
 
 
 def on_devices(count, script, flags, before=SHORT):
-    """A run on so many devices of one process, which does `before` before it."""
+    """Run a script on `count` devices of one process, which executes the code `before` first."""
     command = [sys.executable, "-c", ON_LOGICAL_DEVICES, str(count), script, before, *flags, "--strategy", "mirrored"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=170)
 
 
 @contextlib.contextmanager
-def workers_beside(count, script, flags, own=((), (), ())):
-    """One process a worker, as on that many machines, killed at the end; `own`: flags of each."""
+def start_workers(count, script, flags, own=((), (), ())):
+    """Start workers as on `count` machines, one process each, and kill them at the end. own: more flags for each."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     hosts = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
     for one in sockets:
@@ -71,14 +71,14 @@ def workers_beside(count, script, flags, own=((), (), ())):
             worker.wait()
 
 
-def codes_and_errors(*arguments):
-    """Workers that come to their end: their exit codes and what they wrote to stderr."""
-    with workers_beside(*arguments) as workers:
+def run_workers(*arguments):
+    """Run workers to their end; returns their exit codes and what they wrote to stderr."""
+    with start_workers(*arguments) as workers:
         return finish(workers)
 
 
 def finish(workers):
-    """Exit codes and what was written to stderr."""
+    """Wait for workers; returns their exit codes and what they wrote to stderr."""
     errors = [worker.communicate(timeout=170)[1] for worker in workers]
     return [worker.returncode for worker in workers], errors
 
@@ -114,12 +114,12 @@ def test_shares_of_a_batch_are_the_batch(size, replicas):
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": false}}',
     ],
 )
-def test_a_cluster_that_is_none_is_refused(config):
+def test_a_bad_cluster_is_refused(config):
     with pytest.raises(UserError, match=r"TF_CONFIG is .* has to be like .*\"worker\""):
         distributed.check_cluster(config)
 
 
-def test_a_cluster_that_is_none_is_one_line_and_exit_2(flags, monkeypatch, capsys):
+def test_a_bad_cluster_gives_one_line_and_exit_2(flags, monkeypatch, capsys):
     monkeypatch.setenv("TF_CONFIG", "{}")
     with pytest.raises(SystemExit) as stop:
         utils.launch(lambda: vae_fc.main(flags))
@@ -143,7 +143,7 @@ def test_devices_and_workers_give_the_losses_of_one_device(script, flags, tmp_pa
     for count in (1, 2, 4):
         on_devices(count, script, [*flags, "--name", f"devices{count}"])
     for count in (1, 2, 3):
-        assert set(codes_and_errors(count, script, [*flags, "--name", f"workers{count}"])[0]) == {0}
+        assert set(run_workers(count, script, [*flags, "--name", f"workers{count}"])[0]) == {0}
     runs = {path.name for path in (tmp_path / "out").iterdir()}
     assert runs == {"one", *(f"devices{n}" for n in (1, 2, 4)), *(f"workers{n}" for n in (1, 2, 3))}, "one folder a run"
     for name in runs - {"one"}:
@@ -153,9 +153,9 @@ def test_devices_and_workers_give_the_losses_of_one_device(script, flags, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_lost_worker_ends_the_run_and_resuming_completes_it(lost, flags, tmp_path):
-    long = [*flags, "--name", "lost", "--epochs", "100000"]
+    endless = [*flags, "--name", "lost", "--epochs", "100000"]
     table = tmp_path / "out" / "lost" / "metrics.csv"
-    with workers_beside(2, "fc", long) as workers:
+    with start_workers(2, "fc", endless) as workers:
         wait_for(lambda: table.exists() and len(table.read_text().splitlines()) > 3, workers[0])
         workers[lost].kill()
         codes, errors = finish(workers)
@@ -163,7 +163,7 @@ def test_a_lost_worker_ends_the_run_and_resuming_completes_it(lost, flags, tmp_p
     assert errors[1 - lost].count("\n") == 1 and "start all of them again with --resume" in errors[1 - lost]
     done = len(losses(table.parent))
     ends = [*flags, "--epochs", str(done + 2)]
-    assert codes_and_errors(2, "fc", [*ends, "--name", "lost", "--resume"])[0] == [0, 0]
+    assert run_workers(2, "fc", [*ends, "--name", "lost", "--resume"])[0] == [0, 0]
     run_python("-c", AS_COMMAND.format("fc"), *ends, "--name", "one", cwd=ROOT, check=True)
     check_same(table.parent, tmp_path / "out" / "one")
 
@@ -171,7 +171,7 @@ def test_a_lost_worker_ends_the_run_and_resuming_completes_it(lost, flags, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--seed", "--z"])
 def test_a_worker_with_other_flags_is_refused(flag, flags):
-    codes, errors = codes_and_errors(2, "fc", flags, [[flag, "1"], [flag, "2"]])
+    codes, errors = run_workers(2, "fc", flags, [[flag, "1"], [flag, "2"]])
     assert codes == [2, 2] and any("differ from the first one's" in error for error in errors)
     assert all(error.count("\n") == 1 for error in errors), errors
 
@@ -180,21 +180,22 @@ def test_a_worker_with_other_flags_is_refused(flag, flags):
 @pytest.mark.parametrize("without", [0, 1])
 def test_a_worker_without_the_images_ends_the_others_with_a_line(without, flags):
     own = [["--dataset", "nowhere"] if index == without else [] for index in range(2)]
-    check_ends(without, "no folder of that name", *codes_and_errors(2, "fc", flags, own))
+    check_ends(without, "no folder of that name", *run_workers(2, "fc", flags, own))
 
 
 @pytest.mark.slow
 def test_a_first_worker_that_may_not_resume_ends_the_others_with_a_line(flags):
     run_python("-c", AS_COMMAND.format("fc"), *flags, "--name", "run", cwd=ROOT, check=True)
     other = [*flags, "--name", "run", "--resume", "--learning-rate", "0.5"]
-    check_ends(0, "learning_rate is", *codes_and_errors(2, "fc", other))
+    check_ends(0, "learning_rate is", *run_workers(2, "fc", other))
 
 
-def check_ends(first, words, codes, errors):
-    """Both of two workers ended with exit code 2 and one line: the first for its own reason, the other for that."""
+def check_ends(failing, words, codes, errors):
+    """Check that both workers ended with exit code 2 and one line: one for its own reason, the other because of it."""
     assert codes == [2, 2] and all(error.count("\n") == 1 for error in errors), errors
-    assert words in errors[first]
-    assert "a worker is gone" in errors[1 - first] and "; start all of them again with --resume\n" in errors[1 - first]
+    assert words in errors[failing]
+    other = errors[1 - failing]
+    assert "a worker is gone" in other and "; start all of them again with --resume\n" in other
 
 
 @pytest.mark.parametrize("other, line", [("program_sha256", "files of this program"), ("versions", "packages")])

@@ -161,7 +161,7 @@ def test_every_file_of_this_repository_that_a_page_names_exists(page):
 
 def test_every_test_and_benchmark_is_on_its_page():
     paths = [*(ROOT / "tests").glob("test_*.py"), *(ROOT / "tests" / "benchmarks").glob("*.py")]
-    parts = {"ceiling", "faces", "peers_jax", "peers_keras", "peers_torch"}  # of the benchmarks
+    parts = {"common", "faces", "peers_jax", "peers_keras", "peers_torch"}  # of the benchmarks
     assert not [path for path in paths if f"`{path.name}`" not in PAGES["tests/README.md"] and path.stem not in parts]
 
 

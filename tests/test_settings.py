@@ -9,7 +9,7 @@ from conftest import train
 import utils
 import vae_conv
 import vae_fc
-from vae import run_folder
+from vae import resuming
 from vae.settings import CONSTANTS, parse_settings
 from vae.terminal import launch
 
@@ -83,7 +83,7 @@ def test_absurd_values_are_refused_by_the_flags_name(flag, capsys):
 def test_absurd_paths_are_refused_by_the_flags_name_or_the_path(flag, value, quick, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("VAE_DATA")
-    monkeypatch.setattr(utils, "train", lambda encoder, decoder, data, settings: run_folder.open_run(settings, data))
+    monkeypatch.setattr(utils, "train", lambda encoder, decoder, data, settings: resuming.open_run(settings, data))
     flags = {"epochs": "1", "limit": "5", "out": "out", "data-dir": "data"} | {flag: value}
     code = None
     try:

@@ -1,63 +1,58 @@
-"""What --tensorboard shows: a run's numbers and pictures as TensorFlow's event files, beside the files of every run."""
+"""What --tensorboard writes: a run's numbers and pictures as event files, which TensorBoard shows."""
 
 import contextlib
 
-import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from vae.terminal import UserError, reason
+from vae.terminal import UserError, tensorflow_reason
 
-SCALAR, BLOBS = 1, 3  # classes of data in TensorBoard's summary.proto
+Summary = tf.compat.v1.Summary
 
 
 class Board:
-    """Writes to a run's folder tensorboard/. Needs no TensorBoard, which is needed to look only.
+    """Writes event files to the folder tensorboard/ of a run.
 
-    tf.summary.scalar and tf.summary.image are TensorBoard's, so their records are made here, for tf.summary.write.
+    tf.summary.scalar and tf.summary.image need the package tensorboard, which TensorFlow does not always install.
+    These records are TensorFlow's own protocol buffers, which need no package until somebody looks at them.
     """
 
     def __init__(self, folder):
         self.folder = folder / "tensorboard"
-        with self._errors():
+        with self._clear_errors():
             self.writer = tf.summary.create_file_writer(str(self.folder))
 
     def numbers(self, row):
-        """A row of metrics.csv, in the groups train, test and run; columns without a number are left out."""
-        names = [name for name, value in row.items() if value is not None and name != "epoch"]
-        self._write({group(name): np.float32(row[name]) for name in names}, row["epoch"], "scalars", SCALAR)
+        """Write a row of metrics.csv, without the columns that have no number."""
+        numbers = {group(name): value for name, value in row.items() if value is not None and name != "epoch"}
+        self._write([Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()], row["epoch"])
 
     def pictures(self, paths, epoch):
-        """The PNG files that are there."""
-        found = {path.stem: picture_record(path) for path in paths if path.exists()}
-        self._write(found, epoch, "images", BLOBS)
+        """Write those of the PNG files that exist."""
+        self._write([Summary.Value(tag=path.stem, image=png(path)) for path in paths if path.exists()], epoch)
 
-    def _write(self, records, epoch, plugin, data_class):
-        name = tf.compat.v1.SummaryMetadata.PluginData(plugin_name=plugin)
-        metadata = tf.compat.v1.SummaryMetadata(plugin_data=name, data_class=data_class)
-        with self._errors():
-            with self.writer.as_default(step=epoch):
-                for tag, record in records.items():
-                    tf.summary.write(tag, record, metadata=metadata)
+    def _write(self, values, epoch):
+        with self._clear_errors(), self.writer.as_default():
+            tf.summary.experimental.write_raw_pb(Summary(value=values).SerializeToString(), step=epoch)
             self.writer.flush()
 
     @contextlib.contextmanager
-    def _errors(self):
+    def _clear_errors(self):
         try:
             yield
         except tf.errors.OpError as error:
-            way_out = "free some disk space, or leave --tensorboard out"
-            raise UserError(f"{self.folder}: cannot be written ({reason(error)}); {way_out}") from None
+            fix = "free some disk space, or leave --tensorboard out"
+            raise UserError(f"{self.folder}: cannot be written ({tensorflow_reason(error)}); {fix}") from None
 
 
 def group(name):
-    """train_loss -> train/loss, seconds -> run/seconds: TensorBoard shows a group side by side."""
+    """train_loss -> train/loss, seconds -> run/seconds: TensorBoard shows the numbers of a group side by side."""
     part, _, rest = name.partition("_")
     return f"{part}/{rest}" if part in ("train", "test") else f"run/{name}"
 
 
-def picture_record(path):
-    """An image as TensorBoard keeps it: width, height and the PNG's bytes, as strings."""
+def png(path):
+    """A PNG file as TensorBoard's image."""
     with Image.open(path) as image:
         width, height = image.size
-    return tf.constant([str(width), str(height), path.read_bytes()])
+    return Summary.Image(width=width, height=height, encoded_image_string=path.read_bytes())

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from vae.run_folder import has_trained_checkpoint, read_rows
+from vae.run_folder import read_rows
 from vae.terminal import NonFiniteError, UserError, is_interrupt, note, tensorflow_reason
 
 # What TensorFlow raises at damaged checkpoints: its own errors and Python's
@@ -69,6 +69,11 @@ def restore_newest(checkpoints):
 def epoch_of(checkpoint):
     """The epoch after which a checkpoint was saved, from its path."""
     return int(checkpoint.rsplit("-", 1)[1])
+
+
+def has_trained_checkpoint(folder):
+    """Whether a run folder has a checkpoint of a trained epoch, even one that its list of checkpoints lacks."""
+    return any(path.stem != "ckpt-0" for path in folder.glob("checkpoint/ckpt-*.index"))
 
 
 def describe_checkpoint(folder):

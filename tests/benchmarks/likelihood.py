@@ -1,62 +1,48 @@
-"""Speed of evaluate.py's importance-weighted bound, as a share of the machine's matrix-product rate.
+"""Speed of evaluate.py's importance-weighted bound, as a share of the machine's peak rate.
 
     python tests/benchmarks/likelihood.py
 
-The network of vae_fc.py with z = 40 on black-and-white digits; counted are the decoder's matrix products alone, while
-each importance sample also draws noise and sums 784 pixels' log-probabilities. In turns with it: the same products
-under XLA with nothing between them.
+Uses the network of vae_fc.py with z = 40 on black-and-white digits. Only the decoder's matrix products are counted,
+though each importance sample also draws noise and sums the log-probabilities of 784 pixels. In turns with it: the same
+products under XLA, with nothing between them.
 """
 
-import argparse
-import sys
-import time
-from pathlib import Path
-
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-import tensorflow as tf
-from ceiling import product_rate
+from common import argument_parser, product_rate, seconds_of, spread, tf
 
 import vae_fc
-from vae import elbo, measures
+from vae import elbo, likelihood
 
 SHAPE, Z, IMAGES, SAMPLES, STEPS = (28, 28, 1), 40, 500, 200, 10
 
 
 def measure(repeats):
-    """Print the decoder's matrix products a second, and their share of the ceiling: median, least and greatest."""
-    decoder = vae_fc.build_decoder(SHAPE, Z, False)
-    operations = sum(2 * np.prod(weight.shape) for weight in decoder.weights if len(weight.shape) == 2)
-    vae = elbo.Vae(vae_fc.build_encoder(SHAPE, Z, False), decoder, tf.Variable(0.0), "bernoulli")
-    call = measures.build_importance_call(vae, argparse.Namespace(xla=vae_fc.XLA, seed=0))
+    """Print the decoder's matrix products a second, and their share of the peak."""
+    encoder, decoder = vae_fc.build_encoder(SHAPE, Z, False), vae_fc.build_decoder(SHAPE, Z, False)
+    kernels = [weight for weight in decoder.weights if len(weight.shape) == 2]
+    operations = IMAGES * SAMPLES * sum(2 * np.prod(kernel.shape) for kernel in kernels)
+    vae = elbo.Vae(encoder, decoder, tf.Variable(0.0), "bernoulli")
+    call = likelihood.build_importance_call(vae, seed=0, xla=vae_fc.XLA)
     x = tf.cast(tf.random.stateless_uniform((IMAGES, *SHAPE), (0, 0)) < 0.2, tf.float32)
-    codes = [tf.zeros((IMAGES, Z)), tf.zeros((IMAGES, Z))]
-    alone = products_alone([weight for weight in decoder.weights if len(weight.shape) == 2])
+    labels, codes = tf.zeros((IMAGES, 0)), [tf.zeros((IMAGES, Z)), tf.zeros((IMAGES, Z))]
+    products = build_products(kernels)
     tasks = {
-        "in the bound": lambda: measures.importance_weighted_nll(call, x, codes, SAMPLES, 0, STEPS),
-        "with nothing between them": lambda: [alone(codes[0]) for _ in range(SAMPLES // STEPS)][-1].numpy(),
+        "in the bound": lambda: likelihood.importance_weighted_nll(call, x, labels, codes, SAMPLES, 0, STEPS),
+        "with nothing between them": lambda: [products(codes[0]) for _ in range(SAMPLES // STEPS)][-1].numpy(),
     }
-    rates, products = {name: [] for name in tasks}, []
-    for _ in range(repeats + 1):
-        products.append(product_rate())
-        for name, task in tasks.items():
-            began = time.perf_counter()
-            task()
-            rates[name].append(IMAGES * SAMPLES * operations / (time.perf_counter() - began))
-    print(f"matrix products at {np.median(products[1:]) / 1e9:,.0f} GFLOP/s; those of the decoder")
-    for name, rate in rates.items():
-        shares = np.array(rate[1:]) / products[1:]  # the first turn, which compiles, does not count
-        share = f"a share of {np.median(shares):.0%} ({shares.min():.0%} to {shares.max():.0%})"
-        print(f"  {name}: {np.median(rate[1:]) / 1e9:,.0f}, {share}")
+    turns = [(product_rate(), *map(seconds_of, tasks.values())) for _ in range(repeats + 1)]
+    peaks, *times = np.transpose(turns[1:])  # the first turn compiles
+    print(f"matrix products at {np.median(peaks) / 1e9:,.0f} GFLOP/s; those of the decoder")
+    for name, seconds in zip(tasks, times, strict=True):
+        rates = operations / seconds
+        print(f"  {name}: {np.median(rates) / 1e9:,.0f}, a share of {spread(rates / peaks, '.0%')}")
 
 
-def products_alone(kernels):
-    """A compiled function of codes (B, z): STEPS times the decoder's matrix products, none like the one before."""
+def build_products(kernels):
+    """Build a compiled function of codes (B, z): STEPS times the decoder's products, each time of other codes."""
 
-    @elbo.compiled(xla=True)
-    def alone(codes):
+    @tf.function(autograph=False, jit_compile=True)
+    def products(codes):
         total = tf.zeros(())
         for step in range(STEPS):
             hidden = codes + step + total
@@ -65,10 +51,10 @@ def products_alone(kernels):
             total = hidden[0, 0]
         return total
 
-    return alone
+    return products
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argument_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=7)
     measure(parser.parse_args().repeats)

@@ -69,7 +69,7 @@ def loss_of(case, parameters, x, key):
 
 
 def epochs(case, images, weights, chosen):
-    """{name: function of the epoch's number that trains one and returns its mean loss}."""
+    """{name: function of the epoch's number that trains one epoch and returns its mean loss}."""
     return {name: build(case, images, weights, scanned=name == "JAX scan") for name in NAMES if name in chosen}
 
 

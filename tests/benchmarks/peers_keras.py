@@ -1,9 +1,8 @@
-"""The same networks and training by plain Keras: a model with its own train_step, tf.data, fit."""
+"""The same networks and training in plain Keras: a model with its own train_step, tf.data, fit."""
 
-import keras
-import tensorflow as tf
+from common import tf
 
-from vae import elbo
+from vae import keras
 
 NAMES = ("Keras fit",)
 
@@ -17,7 +16,7 @@ class Model(keras.Model):
         self.nats = keras.metrics.Mean(name="nats")
 
     def train_step(self, images):
-        """One step; the sigma of Gaussian pixels is trained too."""
+        """Train on one batch, the sigma of Gaussian pixels included."""
         x = tf.cast(images, tf.float32) / 255
         with tf.GradientTape() as tape:
             recon, kl = self.vae.elbo_terms(x, tf.random.normal((tf.shape(x)[0], self.decoder.input_shape[-1])))
@@ -29,14 +28,12 @@ class Model(keras.Model):
 
 
 def epochs(case, images, _, chosen):
-    """{name: function of the epoch's number that trains one and returns its mean loss}."""
+    """{name: function of the epoch's number that trains one epoch and returns its mean loss}."""
     if "Keras fit" not in chosen:
         return {}
-    encoder, decoder = case.networks()
-    vae = elbo.Vae(encoder, decoder, tf.Variable(0.0), "bernoulli" if case.bernoulli else "gaussian")
-    model = Model(vae)
+    model = Model(case.vae())
     optimizer = keras.optimizers.Adam(case.learning_rate)
-    optimizer.build(vae.variables)
+    optimizer.build(model.vae.variables)
     model.compile(optimizer, jit_compile=False)
     source = tf.data.Dataset.from_tensor_slices(images).shuffle(len(images)).batch(case.batch, drop_remainder=True)
     source = source.prefetch(tf.data.AUTOTUNE)

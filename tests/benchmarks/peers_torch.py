@@ -1,4 +1,4 @@
-"""The same networks and training in PyTorch: eager, compiled, and in bfloat16 where autocast puts it."""
+"""The same networks and training in PyTorch: eager, compiled, and in bfloat16 wherever autocast uses it."""
 
 import itertools
 import math
@@ -23,14 +23,14 @@ class Residual(nn.Module):
 
 
 class FlattenChannelsLast(nn.Module):
-    """Rows in the order of Keras: height, width, channels. Free where that is the order in memory."""
+    """Maps (B, C, H, W) as rows in Keras' order of height, width, channels: no copy if memory has that order."""
 
     def forward(self, maps):
         return maps.permute(0, 2, 3, 1).flatten(1)
 
 
 class UnflattenChannelsLast(nn.Module):
-    """The other way round."""
+    """Rows in Keras' order as maps (B, C, H, W)."""
 
     def __init__(self, side, channels):
         super().__init__()
@@ -41,7 +41,7 @@ class UnflattenChannelsLast(nn.Module):
 
 
 def networks(case):
-    """Encoder and decoder, channels first."""
+    """Encoder and decoder of maps (B, C, H, W)."""
     height, width, channels = case.shape
     if not case.filters:
         size, hidden = height * width * channels, case.hidden
@@ -67,7 +67,7 @@ def networks(case):
 
 
 def set_weights(network, arrays):
-    """Keras' weights, layer by layer: kernels (in, out), (h, w, in, out), transposed (h, w, out, in); biases."""
+    """Copy Keras' weights: by layer a kernel, (in, out), (h, w, in, out) or transposed (h, w, out, in), and a bias."""
     layers = [layer for layer in network.modules() if isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))]
     with torch.no_grad():
         for layer, (kernel, bias) in zip(layers, zip(arrays[::2], arrays[1::2], strict=True), strict=True):
@@ -77,7 +77,7 @@ def set_weights(network, arrays):
 
 
 def epochs(case, images, weights, chosen):
-    """{name: function of the epoch's number that trains one and returns its mean loss}."""
+    """{name: function of the epoch's number that trains one epoch and returns its mean loss}."""
     options = {"PyTorch eager": (False, False), "PyTorch compiled": (True, False), "PyTorch bf16": (False, True)}
     return {name: build(case, images, weights, *options[name]) for name in NAMES if name in chosen}
 

@@ -1,38 +1,32 @@
-"""Time to a test loss of 105.6 nats on grey MNIST, z = 20, beside the VAE example of PyTorch, both as they are run.
+"""Seconds to a test loss of 105.6 nats on grey MNIST with z = 20, beside PyTorch's VAE example, both with defaults.
 
     python tests/benchmarks/time_to_loss.py --data-dir data
 
-PyTorch's example (github.com/pytorch/examples, vae): 784-400-20, ReLU, Adam at 1e-3, batches of 128 from a DataLoader
-over images that are turned into tensors one by one; here written anew, with its test after every epoch. It prints about
-105.6 after its ten epochs. Ours: vae_fc.py --dataset mnist --z 20, its defaults. Counted are the seconds of the epochs,
-tests included, until the first epoch that ends at or below 105.6.
+PyTorch's example (github.com/pytorch/examples, vae) is written anew here, with a test after every epoch: 784-400-20,
+ReLU, Adam at 1e-3, batches of 128 from a DataLoader that turns images into tensors one by one. It prints about 105.6
+after its ten epochs. Ours is vae_fc.py --dataset mnist --z 20. The seconds are those of the epochs, tests included, up
+to the end of the first epoch at or below 105.6.
 """
 
-import argparse
-import csv
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import ROOT, argument_parser, rows_of, run_python
 from PIL import Image
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from utils import load_dataset
 
-from vae.data.datasets import load_dataset
-
-ROOT = Path(__file__).resolve().parents[2]
 GOAL = 105.6  # nats
 
 
 class Digits(Dataset):
-    """Image by image as torchvision.datasets.MNIST with ToTensor gives them: (1, 28, 28) in [0, 1]."""
+    """One image at a time, as torchvision.datasets.MNIST with ToTensor gives it: (1, 28, 28) in [0, 1]."""
 
     def __init__(self, images):
         self.images = torch.from_numpy(images[..., 0])
@@ -66,7 +60,7 @@ class Vae(nn.Module):
 
 
 def example(data, epochs):
-    """Seconds and test loss after each epoch of the example."""
+    """Yield seconds and test loss after each epoch of the example."""
     torch.manual_seed(1)
     model = Vae()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -88,30 +82,17 @@ def example(data, epochs):
 
 
 def ours(data_dir):
-    """Seconds and test loss after each epoch of vae_fc.py."""
+    """Seconds and test loss after each epoch of vae_fc.py, as a list."""
     with tempfile.TemporaryDirectory() as out:
-        flags = [
-            "--dataset",
-            "mnist",
-            "--z",
-            "20",
-            "--epochs",
-            "10",
-            "--data-dir",
-            data_dir,
-            "--out",
-            out,
-            "--name",
-            "run",
-        ]
-        subprocess.run([sys.executable, str(ROOT / "vae_fc.py"), *flags], check=True, stdout=subprocess.DEVNULL)
-        rows = list(csv.DictReader((Path(out) / "run" / "metrics.csv").open()))
+        flags = ["--dataset", "mnist", "--z", 20, "--epochs", 10, "--data-dir", data_dir, "--out", out]
+        run_python(ROOT / "vae_fc.py", *flags, "--name", "run")
+        rows = rows_of(Path(out, "run"))
     seconds = np.cumsum([float(row["seconds"]) for row in rows])
     return list(zip(seconds, (float(row["test_loss"]) for row in rows), strict=True))
 
 
-def arrival(curve, name):
-    """Prints and returns the seconds to GOAL; nan if it was not reached."""
+def seconds_to_goal(curve, name):
+    """Print and return the seconds to GOAL. NaN if it was not reached."""
     for epoch, (seconds, loss) in enumerate(curve, 1):
         if loss <= GOAL:
             print(f"{name}: {loss:.2f} nats after epoch {epoch} and {seconds:.1f} s", flush=True)
@@ -121,12 +102,13 @@ def arrival(curve, name):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", default="data")
+    parser = argument_parser(__doc__)
+    parser.add_argument("--data-dir", type=Path, default=ROOT / "data")
     parser.add_argument("--epochs", type=int, default=15, help="of the example at most")
     arguments = parser.parse_args()
-    mnist = load_dataset("mnist", arguments.data_dir, None, None)
-    first = arrival(ours(arguments.data_dir), "ours")
-    peer = arrival(example(mnist, arguments.epochs), "PyTorch's example")
-    again = arrival(ours(arguments.data_dir), "ours again")
+    data_dir = arguments.data_dir.resolve()
+    mnist = load_dataset("mnist", data_dir)
+    first = seconds_to_goal(ours(data_dir), "ours")
+    peer = seconds_to_goal(example(mnist, arguments.epochs), "PyTorch's example")
+    again = seconds_to_goal(ours(data_dir), "ours again")
     print(f"ratio {peer / first:.1f} and {peer / again:.1f}")
