@@ -54,29 +54,41 @@ def load_classifier(data, data_dir):
     return describe
 
 
-def shuffled_batches(images, labels):
-    """Yield batches without end, in another order in each epoch, of images that need not fit in memory."""
-    random = np.random.default_rng(0)
-    while True:
-        order = random.permutation(len(images))
-        for start in range(0, len(order), BATCH_SIZE):
-            rows = np.sort(order[start : start + BATCH_SIZE])
-            yield images[rows], labels[rows]
+class Batches(keras.utils.PyDataset):
+    """Batches of a training set that need not fit in memory, shuffled anew in each epoch.
+
+    images: uint8 (N, H, W, C), labels: (N,) or (N, A).
+    """
+
+    def __init__(self, images, labels):
+        super().__init__()
+        self.images, self.labels = images, labels
+        self.random = np.random.default_rng(0)
+        self.on_epoch_end()
+
+    def __len__(self):
+        return -(-len(self.images) // BATCH_SIZE)
+
+    def __getitem__(self, number):
+        rows = np.sort(self.order[number * BATCH_SIZE : (number + 1) * BATCH_SIZE])
+        return self.images[rows], self.labels[rows]
+
+    def on_epoch_end(self):
+        """Shuffle."""
+        self.order = self.random.permutation(len(self.images))
 
 
 def train_classifier(data, folder):
     """Train a classifier on the originals and save it as classifier.keras."""
-    every = -(-len(data.train) // MOST_IMAGES)
-    images, labels = data.train[::every], data.train_labels[::every]
-    steps = -(-len(images) // BATCH_SIZE)  # an epoch
-    note(f"training a classifier of {data.name} on {len(images):,} images (once; kept in the data folder)")
+    step = -(-len(data.train) // MOST_IMAGES)
+    batches = Batches(data.train[::step], data.train_labels[::step])
+    note(f"training a classifier of {data.name} on {len(batches.images):,} images (once; kept in the data folder)")
     keras.utils.set_random_seed(0)
     mirror = not all(map(str.isdigit, data.label_names))  # digits and letters, whose labels are numbers, stay
     model = build_classifier(data.image_shape, len(data.label_names), mirror)
-    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, EPOCHS * steps)
-    model.compile(keras.optimizers.Adam(rate), loss=[None, label_loss(labels)])
-    verbose = int(sys.stdout.isatty())
-    model.fit(shuffled_batches(images, labels), steps_per_epoch=steps, epochs=EPOCHS, verbose=verbose)
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, EPOCHS * len(batches))
+    model.compile(keras.optimizers.Adam(rate), loss=[None, label_loss(batches.labels)])
+    model.fit(batches, epochs=EPOCHS, verbose=int(sys.stdout.isatty()), shuffle=False)
     model.save(folder / "classifier.keras")
 
 
