@@ -104,7 +104,7 @@ def small_sets(monkeypatch, data_dir):
     """Toy sets of a few hundred images and small networks, for scripts that run inside the test's own process."""
     use_few_images(monkeypatch, data_dir)
     monkeypatch.setattr(vae_fc, "HIDDEN", (64, 64, 64))
-    monkeypatch.setattr(vae_conv, "HIDDEN", 64)
+    monkeypatch.setattr(vae_conv, "HIDDEN", (64,))
     monkeypatch.setattr(vae_conv, "FILTERS", (8, 16, 32))
 
 

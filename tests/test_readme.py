@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_script
 
+import evaluate
 import vae_conv
 import vae_fc
 from vae import terminal
@@ -53,7 +54,7 @@ def test_every_command_is_understood(command):
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python evaluate.py ")])
 def test_every_evaluation_is_understood(command):
-    assert terminal.parse_evaluation("", shlex.split(command)[2:]).runs
+    assert evaluate.parse_evaluation(shlex.split(command)[2:])["runs"]
 
 
 @pytest.mark.parametrize("page", ["README.md", "data/README.md", "results/README.md"])

@@ -20,7 +20,7 @@ import tensorflow as tf
 from ceiling import product_rate
 
 import vae_fc
-from vae import elbo, measures
+from vae import elbo, likelihood
 
 SHAPE, Z, IMAGES, SAMPLES, STEPS = (28, 28, 1), 40, 500, 200, 10
 
@@ -30,12 +30,12 @@ def measure(repeats):
     decoder = vae_fc.build_decoder(SHAPE, Z, False)
     operations = sum(2 * np.prod(weight.shape) for weight in decoder.weights if len(weight.shape) == 2)
     vae = elbo.Vae(vae_fc.build_encoder(SHAPE, Z, False), decoder, tf.Variable(0.0), "bernoulli")
-    call = measures.build_importance_call(vae, argparse.Namespace(xla=vae_fc.XLA, seed=0))
+    call = likelihood.build_importance_call(vae, 0, vae_fc.XLA)
     x = tf.cast(tf.random.stateless_uniform((IMAGES, *SHAPE), (0, 0)) < 0.2, tf.float32)
-    codes = [tf.zeros((IMAGES, Z)), tf.zeros((IMAGES, Z))]
+    codes, labels = [tf.zeros((IMAGES, Z)), tf.zeros((IMAGES, Z))], tf.zeros((IMAGES, 0))
     alone = products_alone([weight for weight in decoder.weights if len(weight.shape) == 2])
     tasks = {
-        "in the bound": lambda: measures.importance_weighted_nll(call, x, codes, SAMPLES, 0, STEPS),
+        "in the bound": lambda: likelihood.importance_weighted_nll(call, x, labels, codes, SAMPLES, 0, STEPS),
         "with nothing between them": lambda: [alone(codes[0]) for _ in range(SAMPLES // STEPS)][-1].numpy(),
     }
     rates, products = {name: [] for name in tasks}, []
@@ -55,7 +55,7 @@ def measure(repeats):
 def products_alone(kernels):
     """A compiled function of codes (B, z): STEPS times the decoder's matrix products, none like the one before."""
 
-    @elbo.compiled(xla=True)
+    @tf.function(autograph=False, jit_compile=True)
     def alone(codes):
         total = tf.zeros(())
         for step in range(STEPS):
