@@ -467,6 +467,7 @@ def test_conditional_networks_get_the_labels_of_their_images(dataset, quick, tmp
     check_consistent(numbers)
     assert numbers["loss"] == pytest.approx(metrics["test_loss"], rel=1e-6)
     assert numbers["psnr"] == pytest.approx(metrics["test_psnr"], rel=1e-5)
+    evaluation_pictures.draw_summary(tmp_path / "summary.png", [load_run(tmp_path / "run")], ["run"], 5)
     _, decoder = conditional_networks(data.image_shape, 3, label_count + 1)
     decoder.save(tmp_path / "run" / "decoder.keras")
     with pytest.raises(UserError, match=r"decoder\.keras: has shapes"):

@@ -147,4 +147,6 @@ class Vae:
 
 def apply(network, inputs, labels):
     """The output of a network, which gets the labels as its second input if it has one."""
-    return network([inputs, labels]) if len(network.inputs) > 1 else network(inputs)
+    if len(network.inputs) == 1:
+        return network(inputs)
+    return network([tf.convert_to_tensor(inputs), tf.convert_to_tensor(labels)])  # Keras takes no mix with arrays
