@@ -569,7 +569,7 @@ def test_each_number_stands_under_its_heading(capsys):
         **{"(PCA)": 15, "SSIM": 16, "Frechet": 1, "(mixture)": 2, "(recon.)": 3, "(train)": 4},
         **{"C_T": 5, "(blurred)": 6},
     }
-    assert "These runs are of different images: compare Frechet distances and C_T only between" in out
+    assert "These runs are of different images, so their Frechet distances and C_T cannot be compared" in out
 
 
 def write(path, content):

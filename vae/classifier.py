@@ -55,7 +55,7 @@ def load_classifier(data, data_dir):
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of a training set that need not fit in memory, shuffled anew in each epoch.
+    """Batches of a training set that need not fit in memory, in another order in each epoch.
 
     images: uint8 (N, H, W, C), labels: (N,) or (N, A).
     """

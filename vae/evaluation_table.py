@@ -34,7 +34,7 @@ def print_tables(names, results):
         "reconstructed test images. In brackets: for comparison."
     )
     if len({numbers["pixels_sha256"] for numbers in results}) > 1:
-        note("These runs are of different images: compare Frechet distances and C_T only between runs on the same.")
+        note("These runs are of different images, so their Frechet distances and C_T cannot be compared.")
     for name, numbers in zip(names, results, strict=True):
         if numbers["nll_images"] < numbers["test_images"]:
             images = f"{numbers['nll_images']:,} test images, whose loss is {numbers['loss_of_nll_images']:,.2f}"
