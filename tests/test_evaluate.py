@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import keras
@@ -19,8 +20,21 @@ import evaluate
 import utils
 import vae_conv
 import vae_fc
-from vae import classifier, elbo, evaluation, measures, pictures, pixels
+from vae import (
+    classifier,
+    elbo,
+    evaluation,
+    evaluation_pictures,
+    features,
+    likelihood,
+    measures,
+    pictures,
+    pixels,
+    steps,
+)
 from vae.data import datasets
+from vae.evaluation_table import print_tables
+from vae.finished_run import Config, FinishedRun, Metrics, load_half, load_run
 from vae.ppca import fit_ppca
 from vae.terminal import NonFiniteError, UserError
 
@@ -40,7 +54,7 @@ def quick(monkeypatch, small_sets):
     monkeypatch.setattr(vae_fc, "XLA", False)  # what evaluate.py goes by
     monkeypatch.setattr(classifier, "EPOCHS", 1)
     monkeypatch.setattr(classifier, "FILTERS", (4, 4, 4))
-    monkeypatch.setattr(evaluate, "SAMPLES", 100)
+    monkeypatch.setattr(features, "SAMPLES", 100)
 
 
 def train(script, out, *flags):
@@ -66,7 +80,7 @@ def check_consistent(numbers):
     assert -1 <= numbers["ssim"] <= 1 and numbers["psnr"] > 0
     views = ("samples", "mixture_samples", "reconstructions", "training")
     assert all(numbers["frechet"][view] >= 0 for view in views)
-    assert numbers["frechet"]["samples_images"] == numbers["frechet"]["mixture_samples_images"] == evaluation.SAMPLES
+    assert numbers["frechet"]["samples_images"] == numbers["frechet"]["mixture_samples_images"] == features.SAMPLES
     assert 0 <= numbers["frechet"]["classifier_accuracy"] <= 1
     assert 0 <= numbers["novelty"]["share_nearer_than_held_out"] <= 1
 
@@ -83,8 +97,8 @@ def test_digits(quick, tmp_path, monkeypatch, capsys):
     assert numbers["psnr"] == pytest.approx(metrics["test_psnr"], rel=1e-5)
     assert numbers["active_units"] == metrics["active_units"]
     assert numbers["psnr_of_mean_mse"] == pytest.approx(metrics["test_psnr_of_mean_mse"], rel=1e-5)
-    run = evaluation.load_run(folder, evaluation.parse_evaluation("", [str(folder), "--seed", "5"]))
-    x = pixels.evaluation_pixels(run.data.test, run.settings, 0)
+    run = load_run(folder)
+    x = pixels.evaluation_pixels(run.data.test, "dynamic", 5, 0)
     means = run.vae.posterior(x)[0]
     assert numbers["active_units"] == np.sum(np.var(means, axis=0) > 0.01)
     assert numbers["ssim"] == pytest.approx(tf.image.ssim(x, run.vae.pixel_means(means), 1.0).numpy().mean(), rel=1e-4)
@@ -119,7 +133,7 @@ def test_faces_beside_each_other(quick, tmp_path, capsys):
         check_consistent(numbers)
         assert numbers["nll_images"] == 30
         assert abs(numbers["bits_per_dim"] - numbers["ppca_bits_per_dim"]) < 0.05, "so early, it is pPCA still"
-        assert numbers["bits_per_dim"] == pytest.approx(measures.bits_per_dim(numbers["loss"], 64 * 64 * 3), abs=0.01)
+        assert numbers["bits_per_dim"] == pytest.approx(likelihood.bits_per_dim(numbers["loss"], 64 * 64 * 3), abs=0.01)
         check_attributes(numbers["attributes"])
         assert {path.name for path in folder.glob("*.png")} == PICTURES | {"attributes.png"}
     printed = capsys.readouterr().out
@@ -153,7 +167,7 @@ np.savez("found.npz", mean=mean, log_std=log_std, decoded=decoder(mean), samples
 
 
 def check_in_keras_alone(encoder, decoder, folder):
-    """The two networks kept in a folder, in a process that none of this project's files is within reach of."""
+    """The two networks kept in a folder, in a process that cannot reach this project's files."""
     images = np.random.default_rng(1).random((3, *encoder.input_shape[1:]), np.float32)
     np.save(folder / "images.npy", images)
     subprocess.run([sys.executable, "-I", "-c", KERAS_ALONE], cwd=folder, capture_output=True, text=True, check=True)
@@ -179,20 +193,18 @@ def test_keras_alone_encodes_decodes_and_samples_photographs(tmp_path):
     random = np.random.default_rng(2)
     for network in (encoder, decoder):  # parts of which start at 0
         network.set_weights([random.normal(0, 0.05, weight.shape) for weight in network.get_weights()])
-    saved = utils.copy_vae(elbo.Vae(encoder, decoder, tf.Variable(0.0), "gaussian"))
+    saved = elbo.Vae(encoder, decoder, tf.Variable(0.0), "gaussian").copy()
     for name in ("encoder", "decoder"):
         getattr(saved, name).save(tmp_path / f"{name}.keras")
     check_in_keras_alone(encoder, decoder, tmp_path)
 
 
-def test_the_binarised_test_set_is_one_for_all(small_sets, finished_run, tmp_path, monkeypatch):
+def test_the_binarised_test_set_is_one_for_all(small_sets, finished_run, data_dir):
     """Codes are those of the very pixels that nll and SSIM are about, under XLA too, where random numbers differ."""
-    data = utils.load_dataset("toy-digits", evaluation.os.environ["VAE_DATA"])
-    chosen = evaluation.argparse.Namespace(seed=3, binarize="dynamic", xla=True, z=2)
-    networks = [evaluation.load_network(finished_run / f"{name}.keras", "") for name in ("encoder", "decoder")]
-    vae = elbo.Vae(*networks, tf.Variable(0.0), "bernoulli")
-    _, _, error, means, _ = utils.evaluate_images(utils.build_evaluate_call(vae, chosen), data.test, chosen)
-    x = pixels.evaluation_pixels(data.test, chosen, 0)
+    vae, test = load_run(finished_run).vae, utils.load_dataset("toy-digits", data_dir).test
+    call = steps.build_evaluate_call(vae, 3, xla=True)
+    _, _, error, means, _ = steps.evaluate_images(call, test, np.zeros((len(test), 0), np.float32), "dynamic", 3)
+    x = pixels.evaluation_pixels(test, "dynamic", 3, 0)
     np.testing.assert_allclose(means, vae.posterior(x)[0], atol=1e-4)
     np.testing.assert_allclose(error, np.square(vae.pixel_means(means) - x).mean(axis=(1, 2, 3)), atol=1e-5)
 
@@ -201,25 +213,25 @@ def test_pictured_test_images_are_those_of_the_loss(monkeypatch):
     """Drawn again by themselves, their binarised pixels would be others than those that were encoded."""
     monkeypatch.setattr(pixels, "EVALUATION_BATCH", 8)
     images = np.full((20, 4, 4, 1), 128, np.uint8)
-    chosen = evaluation.argparse.Namespace(seed=3, binarize="dynamic")
-    seen = np.concatenate([pixels.evaluation_pixels(images, chosen, batch) for batch in range(3)])
-    np.testing.assert_array_equal(pixels.chosen_pixels(images, chosen, np.array([1, 7, 8, 19])), seen[[1, 7, 8, 19]])
+    seen = np.concatenate([pixels.evaluation_pixels(images, "dynamic", 3, batch) for batch in range(3)])
+    rows = np.array([1, 7, 8, 19])
+    np.testing.assert_array_equal(pixels.chosen_pixels(images, "dynamic", 3, rows), seen[rows])
     assert not np.array_equal(seen[1], seen[7])
 
 
 def test_the_likelihood_of_some_images_is_that_of_evenly_spaced_ones(quick, tmp_path):
     train(vae_fc, tmp_path)
     folder = tmp_path / "fc_toy-digits_z2"
-    run = evaluation.load_run(folder, evaluation.parse_evaluation("", [str(folder)]))
+    run = load_run(folder)
     x = tf.constant(pixels.to_pixels(run.data.test))
     codes = [part.numpy() for part in run.vae.posterior(x)]
-    options = evaluation.parse_evaluation("", [str(folder), "--nll-images", "3", "--nll-samples", "5"])
     losses = np.arange(len(x)) ** 2.0
-    found = evaluation.likelihood_numbers(run, codes, losses, options)
+    found = evaluation.likelihood_numbers(run, codes, losses, 0, samples=5, most_images=3)
     chosen = [0, (len(x) - 1) // 2, len(x) - 1]
     near = [part[chosen] for part in codes]
-    call = measures.build_importance_call(run.vae, run.settings)
-    by_hand = measures.importance_weighted_nll(call, tf.gather(x, chosen), near, 5, 0, evaluation.NLL_STEPS)
+    call = likelihood.build_importance_call(run.vae, 0, run.config.xla)
+    x, labels = tf.gather(x, chosen), tf.zeros((3, 0))
+    by_hand = likelihood.importance_weighted_nll(call, x, labels, near, 5, 0, evaluation.NLL_STEPS)
     assert found["nll_images"] == 3 and found["nll"] == pytest.approx(by_hand.mean(), rel=1e-6)
     assert found["loss_of_nll_images"] == pytest.approx(losses[chosen].mean())
 
@@ -232,10 +244,13 @@ def planted(tmp_path, monkeypatch):
     labels = [np.arange(2 * count).reshape(count, 2) % 2 for count in (60, 30)]
     labels = [np.where(np.arange(len(part))[:, None] % 3 == 0, 1 - part, part) for part in labels]
     data = datasets.Dataset("planted", *images, *labels, ("Smiling", "Eyeglasses"), "x")
-    monkeypatch.setattr(evaluate, "SAMPLES", 40)
-    settings = evaluation.argparse.Namespace(z=12, seed=0, script="fc", likelihood="gaussian", binarize="none", xla=False)
-    vae = SimpleNamespace(pixel_means=lambda codes: tf.reshape(tf.cast(codes, tf.float32), (-1, 2, 2, 3)))
-    return evaluation.Trained(tmp_path, settings, 1, data, vae, 0.0)
+    monkeypatch.setattr(features, "SAMPLES", 40)
+    config = Config(
+        **{"script": "fc", "dataset": "planted", "data_dir": "", "image_size": None, "limit": None},
+        **{"pixels_sha256": "x", "z": 12, "xla": False, "seed": 0, "likelihood": "gaussian", "binarize": "none"},
+    )
+    vae = SimpleNamespace(pixel_means=lambda codes, labels: tf.constant(as_images(codes)), takes_labels=False)
+    return FinishedRun(tmp_path, config, Metrics(1, 0.0, 1.0), data, vae)
 
 
 def as_images(codes):
@@ -246,27 +261,26 @@ def test_what_the_pictures_show(planted, grids):
     random = np.random.default_rng(1)
     means, loss = random.random((30, 12)), random.permutation(30)
     test = planted.data.test / 255
-    evaluation.draw_pairs(planted, means, loss)
+    evaluation_pictures.draw_pairs(planted, means, loss)
     order = np.argsort(loss)
     rows = [part[chosen] for chosen in (order[:10], order[::-1][:10]) for part in (test, as_images(means))]
     np.testing.assert_allclose(grids["pairs.png"], np.concatenate(rows), rtol=1e-6)
 
-    neighbours = random.integers(0, 60, 40)
-    evaluation.draw_neighbours(planted, neighbours)
-    samples = as_images(evaluation.sample_codes(planted))[:20]
-    shown = pictures.interleave(samples, planted.data.train[neighbours[:20]] / 255, 10)
+    neighbours, samples = random.integers(0, 60, 40), features.sample_codes(12, 0)
+    evaluation_pictures.draw_neighbours(planted, samples, neighbours)
+    shown = pictures.interleave(as_images(samples[:20]), planted.data.train[neighbours[:20]] / 255, 10)
     np.testing.assert_allclose(grids["neighbours.png"], shown, rtol=1e-6)
 
-    evaluation.draw_traversals(planted, means, np.arange(12.0))
+    evaluation_pictures.draw_traversals(planted, means, np.arange(12.0))
     codes = grids["traversals.png"].reshape(10, 11, 12)
     for row, unit in enumerate(range(11, 1, -1)):
         expected = np.tile(means[0], (11, 1))
         expected[:, unit] = np.linspace(-3, 3, 11)
         np.testing.assert_allclose(codes[row], expected, rtol=1e-5, err_msg="the unit of the largest KL first")
 
-    evaluation.draw_interpolation(planted, means)
+    evaluation_pictures.draw_interpolation(planted, means)
     line = grids["interpolation.png"].reshape(-1, 11, 2, 2, 3)[0]
-    left, right = utils.picture_rows(planted.data, 16)[:2]
+    left, right = pictures.picture_rows(planted.data, 16)[:2]
     np.testing.assert_allclose(line[[0, 10]], test[[left, right]], rtol=1e-6)
     np.testing.assert_allclose(
         line[[1, 5, 9]], as_images([means[left], means[[left, right]].mean(0), means[right]]), rtol=1e-5
@@ -277,7 +291,7 @@ def test_attributes_are_taken_away_left_and_added_right(planted, grids):
     rows, labels = np.arange(60), planted.data.train_labels
     train_means = np.zeros((60, 12))
     train_means[:, 0], train_means[:, 1] = 3.0 * labels[:, 0], 5.0 * labels[:, 1]
-    evaluation.draw_attributes(planted, np.zeros((30, 12)), train_means, rows)
+    evaluation_pictures.draw_attributes(planted, np.zeros((30, 12)), train_means, rows)
     shown = grids["attributes.png"].reshape(-1, 6, 12)[0, 1:]
     directions = [train_means[labels[:, at] == 1].mean(0) - train_means[labels[:, at] == 0].mean(0) for at in (0, 1)]
     steps = [0, -1.5 * directions[0], 1.5 * directions[0], -1.5 * directions[1], 1.5 * directions[1]]
@@ -287,37 +301,40 @@ def test_attributes_are_taken_away_left_and_added_right(planted, grids):
 def test_views_are_of_what_they_are_called(planted):
     ppca = fit_ppca(planted.data.train, 3)
     means, mixture = np.random.default_rng(2).random((2, 30, 12))
-    seen = evaluation.describe_views(
-        planted, lambda images: (np.asarray(images).reshape(len(images), -1),) * 2, means, mixture, ppca
-    )
+    samples = features.sample_codes(12, 0)
+
+    def describe(images):
+        return (np.asarray(images).reshape(len(images), -1),) * 2
+
+    seen = features.describe_views(planted, describe, means, samples, mixture, ppca)
     flat = planted.data.test.reshape(30, -1) / 255
     expected = {"originals": flat, "reconstructions": means, "mixture_samples": mixture}
-    expected |= {"samples": evaluation.sample_codes(planted), "training": planted.data.train.reshape(60, -1) / 255}
+    expected |= {"samples": samples, "training": planted.data.train.reshape(60, -1) / 255}
     expected |= {"mean_image": ppca.decode_bias[None], "pca": measures.pca_reconstruction(ppca, flat)}
     assert set(seen) == set(expected)
-    for name, features in expected.items():
-        np.testing.assert_allclose(seen[name][0], features, rtol=1e-5, atol=1e-6, err_msg=name)
+    for name, values in expected.items():
+        np.testing.assert_allclose(seen[name][0], values, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_distances_are_those_of_the_views_that_they_are_called_after(planted, monkeypatch):
-    monkeypatch.setattr(evaluate, "SAMPLES", 60)  # all training images
+    monkeypatch.setattr(features, "SAMPLES", 60)  # all training images
     logits = np.where(planted.data.test_labels == 1, 1.0, -1.0)
-    features = np.random.default_rng(3).standard_normal((30, 4))
+    planned = np.random.default_rng(3).standard_normal((30, 4))
     moved = {"originals": 0, "samples": 1, "mixture_samples": 2, "reconstructions": 3}
-    views = {name: [features + shift, logits] for name, shift in moved.items()}
-    views["training"] = [np.tile(features + 4, (2, 1)), np.tile(logits, (2, 1))]
-    found = evaluation.frechet(planted, views)
+    views = {name: [planned + shift, logits] for name, shift in moved.items()}
+    views["training"] = [np.tile(planned + 4, (2, 1)), np.tile(logits, (2, 1))]
+    found = features.frechet(views, planted.data.test_labels)
     for name, shift in moved.items() - {("originals", 0)}:
         assert found[name] == pytest.approx(4 * shift**2)
     assert found["training"] == pytest.approx(4 * 16, rel=0.01) and found["classifier_accuracy"] == 1
 
 
-def test_copies_are_told_from_what_is_new_and_their_sources_found():
+def test_copies_differ_from_new_images_and_their_sources_are_found():
     random = np.random.default_rng(4)
     training, held_out, new = random.standard_normal((3, 200, 5))
     copied = random.integers(0, 200, 150)
     views = {"training": training, "originals": held_out, "reconstructions": new, "samples": training[copied] + 1e-3}
-    found, neighbours = evaluation.novelty({name: [features, None] for name, features in views.items()})
+    found, neighbours = features.novelty({name: [values, None] for name, values in views.items()})
     assert found["c_t"] < -10 and abs(found["c_t_of_reconstructions"]) < 3
     assert found["share_nearer_than_held_out"] > 0.99 and np.array_equal(neighbours, copied)
 
@@ -327,66 +344,67 @@ def test_shares_of_attributes_are_of_those_who_have_them():
     labels = np.repeat([[1], [0]], [4, 6], axis=0)
     lost = labels.copy()
     lost[[0, 1, 9]] = [[0], [0], [1]]
-    data = datasets.Dataset("people", *[np.zeros((10, 2, 2, 3), np.uint8)] * 2, labels, labels, ("Smiling",))
     seen = {"originals": labels, "reconstructions": lost, "pca": np.zeros((10, 1)), "mean_image": np.ones((1, 1))}
-    found = evaluation.attributes(data, {name: [None, answers - 0.5] for name, answers in seen.items()})["Smiling"]
+    views = {name: [None, answers - 0.5] for name, answers in seen.items()}
+    found = features.attributes(views, labels, ("Smiling",))["Smiling"]
     assert found["presence"] == {"originals": 1, "reconstructions": 0.5, "pca": 0, "mean_image": 1, "retention": 0.5}
     assert found["absence"]["reconstructions"] == found["absence"]["retention"] == pytest.approx(5 / 6)
     assert (found["absence"]["pca"], found["absence"]["mean_image"]) == (1, 0)
 
 
 @pytest.mark.parametrize(
-    ("script", "likelihood", "samples", "images"),
-    [("fc", "bernoulli", 5000, 1200), ("conv", "bernoulli", 500, 1200), ("fc", "gaussian", 5000, 1000)],
+    ("script", "pixel_likelihood", "samples", "images"),
+    [(vae_fc, "bernoulli", 5000, 1200), (vae_conv, "bernoulli", 500, 1200), (vae_fc, "gaussian", 5000, 1000)],
 )
-def test_how_many_samples_and_images_the_likelihood_takes(planted, script, likelihood, samples, images, monkeypatch):
+def test_how_many_samples_and_images_the_likelihood_takes(
+    planted, small_sets, script, pixel_likelihood, samples, images, monkeypatch
+):
+    """The networks decide, whatever the script is called."""
     taken = []
     monkeypatch.setattr(
-        measures,
+        likelihood,
         "importance_weighted_nll",
-        lambda call, x, codes, samples, *_: taken.append((len(x), samples)) or np.ones(len(x)),
+        lambda call, x, labels, codes, samples, *_: taken.append((len(x), samples)) or np.ones(len(x)),
     )
-    data = evaluation.replace(planted.data, test=np.zeros((1200, 2, 2, 3), np.uint8))
-    settings = evaluation.argparse.Namespace(**vars(planted.settings) | {"script": script, "likelihood": likelihood})
-    found = evaluation.likelihood_numbers(
-        evaluation.replace(planted, settings=settings, data=data),
-        np.zeros((2, 1200, 12), np.float32),
-        np.zeros(1200),
-        evaluation.argparse.Namespace(nll_samples=None, nll_images=None),
+    run = replace(
+        planted,
+        config=replace(planted.config, script="mine", likelihood=pixel_likelihood),
+        data=replace(planted.data, test=np.zeros((1200, 2, 2, 3), np.uint8)),
+        vae=SimpleNamespace(decoder=script.build_decoder((16, 16, 3), 12, False), takes_labels=False),
     )
+    found = evaluation.likelihood_numbers(run, np.zeros((2, 1200, 12), np.float32), np.zeros(1200), 0)
     assert (found["nll_samples"], found["nll_images"]) == (samples, images)
     assert {count for _, count in taken} == {samples} and sum(count for count, _ in taken) == images
 
 
 @pytest.mark.parametrize(("z", "count"), [(12, 10), (250, 8)])
-def test_a_mixture_has_fewer_gaussians_where_codes_have_many_units(planted, z, count, monkeypatch):
+def test_a_mixture_has_fewer_gaussians_where_codes_have_many_units(z, count, monkeypatch):
     asked, fitted = [], measures.fit_mixture(np.random.default_rng(0).random((50, z)), 2, 0, steps=1)
     monkeypatch.setattr(measures, "fit_mixture", lambda codes, count, seed: asked.append(count) or fitted)
-    run = evaluation.replace(planted, settings=evaluation.argparse.Namespace(**vars(planted.settings) | {"z": z}))
-    assert evaluation.draw_from_mixture(run, *np.zeros((2, 10_000, z), np.float32)).shape == (evaluation.SAMPLES, z)
+    assert features.mixture_codes(*np.zeros((2, 10_000, z), np.float32), 0).shape == (features.SAMPLES, z)
     assert asked == [count]
 
 
 @pytest.mark.parametrize("bad", ["loss", "likelihood"])
-def test_a_number_that_is_none_ends_the_evaluation(bad, quick, finished_run, tmp_path, monkeypatch):
+def test_a_non_finite_number_ends_the_evaluation(bad, quick, finished_run, tmp_path, monkeypatch):
     folder = shutil.copytree(finished_run, tmp_path / "run")
     numbers = np.ones(60)
     numbers[17] = np.nan
     if bad == "loss":
-        exact = utils.evaluate_images
-        monkeypatch.setattr(utils, "evaluate_images", lambda *those: [numbers, *exact(*those)[1:]])
+        exact = steps.evaluate_images
+        monkeypatch.setattr(evaluation, "evaluate_images", lambda *those: [numbers, *exact(*those)[1:]])
     else:
-        monkeypatch.setattr(measures, "importance_weighted_nll", lambda *_: numbers)
-    with pytest.raises(NonFiniteError, match=f"the {bad} of test image 18 is no number"), step_by_step():
+        monkeypatch.setattr(likelihood, "importance_weighted_nll", lambda *_: numbers)
+    with pytest.raises(NonFiniteError, match=f"the {bad} of test image 18 is not finite"), step_by_step():
         evaluate.main([str(folder)])
     assert not (folder / "evaluation.json").exists()
 
 
-@pytest.mark.parametrize(("seed", "loss", "told"), [(0, 100.0, False), (0, 101.0, True), (1, 101.0, False)])
-def test_another_loss_than_at_the_end_of_training_is_remarked_on(planted, seed, loss, told, capsys):
-    settings = evaluation.argparse.Namespace(**vars(planted.settings) | {"seed": seed, "training_seed": 0})
-    evaluation.remark_on_loss(evaluation.replace(planted, settings=settings, test_loss=100.05), loss)
-    assert ("was 100.05 at the end of training; was the program edited since?" in capsys.readouterr().out) == told
+@pytest.mark.parametrize(("seed", "loss", "remarked"), [(0, 100.0, False), (0, 101.0, True), (1, 101.0, False)])
+def test_a_loss_that_differs_from_the_training_is_pointed_out(planted, seed, loss, remarked, capsys):
+    run = replace(planted, metrics=replace(planted.metrics, test_loss=100.05))
+    evaluation.remark_on_loss(run, loss, seed)
+    assert ("was 100.05 at the end of training; was the program edited since?" in capsys.readouterr().out) == remarked
 
 
 def test_one_image(quick, tmp_path):
@@ -401,12 +419,11 @@ def test_one_image(quick, tmp_path):
 
 def test_threshold_leaves_no_grey(quick, tmp_path):
     train(vae_fc, tmp_path, "--binarize", "threshold")
-    options = evaluation.parse_evaluation("", [str(tmp_path / "fc_toy-digits_z2")])
-    run = evaluation.load_run(tmp_path / "fc_toy-digits_z2", options)
+    run = load_run(tmp_path / "fc_toy-digits_z2")
     assert set(np.unique(run.data.train)) == {0, 255}
-    assert run.data.sha256 != run.settings.pixels_sha256, "a classifier of its own, not the grey images'"
+    assert run.data.sha256 != run.config.pixels_sha256, "a classifier of its own, not the grey images'"
     np.testing.assert_array_equal(
-        pixels.evaluation_pixels(run.data.test, run.settings, 0), run.data.test.astype(np.float32) / 255
+        pixels.evaluation_pixels(run.data.test, "threshold", 0, 0), run.data.test.astype(np.float32) / 255
     )
 
 
@@ -420,6 +437,73 @@ def test_images_without_labels(quick, tmp_path, image_folder, capsys):
     assert numbers["novelty"]["features"] == "pca"
     assert {path.name for path in folder.glob("*.png")} == PICTURES
     assert math.isfinite(numbers["bits_per_dim"]) and "no labels" in capsys.readouterr().out
+
+
+def conditional_networks(image_shape, z, label_count):
+    """A small encoder and decoder that both take labels as their second input, beside pPCA's linear path."""
+    size, label = math.prod(image_shape), keras.Input((label_count,))
+    image, latent = keras.Input(image_shape), keras.Input((z,))
+    flat = keras.layers.Flatten()(image)
+    hidden = keras.layers.Dense(16, "silu")(keras.layers.Concatenate()([flat, label]))
+    mean, log_std = keras.layers.Dense(z, name="linear_mean")(flat), keras.layers.Dense(z, name="log_std")(hidden)
+    mean = keras.layers.Add()([mean, keras.layers.Dense(z)(hidden)])
+    encoder = keras.Model([image, label], keras.layers.Concatenate()([mean, log_std]))
+    hidden = keras.layers.Dense(16, "silu")(keras.layers.Concatenate()([latent, label]))
+    linear_pixels = keras.layers.Dense(size, name="linear_pixels")(latent)
+    pixels = keras.layers.Add()([linear_pixels, keras.layers.Dense(size)(hidden)])
+    return encoder, keras.Model([latent, label], keras.layers.Reshape(image_shape)(pixels))
+
+
+@pytest.mark.parametrize("dataset", ["toy-digits", "toy-faces"])
+def test_conditional_networks_get_the_labels_of_their_images(dataset, quick, tmp_path):
+    flags = f"--dataset {dataset} --z 3 --epochs 1 --batch-size 50 --seed 5 --name run --out {tmp_path}".split()
+    settings = utils.parse_settings(vars(vae_fc), flags)
+    data = utils.load_data(settings)
+    label_count = len(data.label_names)
+    with step_by_step():
+        metrics = utils.train(*conditional_networks(data.image_shape, 3, label_count), data, settings)
+        evaluate.main([str(tmp_path / "run"), "--nll-samples", "20", "--seed", "5"])
+    numbers = evaluated(tmp_path / "run")
+    check_consistent(numbers)
+    assert numbers["loss"] == pytest.approx(metrics["test_loss"], rel=1e-6)
+    assert numbers["psnr"] == pytest.approx(metrics["test_psnr"], rel=1e-5)
+    evaluation_pictures.draw_summary(tmp_path / "summary.png", [load_run(tmp_path / "run")], ["run"], 5)
+    _, decoder = conditional_networks(data.image_shape, 3, label_count + 1)
+    decoder.save(tmp_path / "run" / "decoder.keras")
+    with pytest.raises(UserError, match=r"decoder\.keras: has shapes"):
+        evaluate.main([str(tmp_path / "run")])
+
+
+def test_what_the_pictures_of_a_conditional_vae_show(planted, grids):
+    """With a decoder that shows the labels, whatever the code is."""
+
+    def pixel_means(codes, labels):
+        assert len(codes) == len(labels)
+        return tf.constant(as_images(np.tile(labels, 6)))
+
+    run = replace(planted, vae=SimpleNamespace(pixel_means=pixel_means, takes_labels=True))
+    labels, means, loss = run.data.test_labels, np.zeros((30, 12), np.float32), np.arange(30)
+    evaluation_pictures.draw_pairs(run, means, loss)
+    evaluation_pictures.draw_traversals(run, means, np.arange(12.0))
+    evaluation_pictures.draw_interpolation(run, means)
+    evaluation_pictures.draw_attributes(run, means, np.zeros((60, 12), np.float32), np.arange(60))
+    evaluation_pictures.draw_mixture(run, np.zeros((25, 12)))
+    evaluation_pictures.draw_neighbours(run, np.zeros((25, 12)), np.arange(25))
+    shown = {name: images.reshape(len(images), 6, 2)[:, 0] for name, images in grids.items()}
+    np.testing.assert_array_equal(shown["pairs.png"][10:20], labels[:10])
+    np.testing.assert_array_equal(shown["traversals.png"], np.tile(labels[0], (110, 1)))
+    chosen = pictures.picture_rows(run.data, 16)
+    line = shown["interpolation.png"].reshape(-1, 11, 2)[0]
+    np.testing.assert_allclose(line[1:10], np.linspace(labels[chosen[0]], labels[chosen[1]], 9), rtol=1e-6)
+    decoded = shown["attributes.png"].reshape(10, 6, 2)[:, 1:]
+    np.testing.assert_array_equal(decoded, np.tile(labels[pictures.picture_rows(run.data, 10), None], (1, 5, 1)))
+    samples = pictures.sample_labels(labels.astype(np.float32), 25)
+    np.testing.assert_array_equal(shown["mixture.png"], samples)
+    np.testing.assert_array_equal(shown["neighbours.png"][:10], samples[:10])
+    ppca = fit_ppca(run.data.train, 3)
+    seen = features.describe_views(run, lambda x: (np.reshape(x, (len(x), -1)),) * 2, means, means, means[:25], ppca)
+    np.testing.assert_array_equal(seen["reconstructions"][0][:, :2], labels)
+    np.testing.assert_array_equal(seen["mixture_samples"][0][:, :2], samples)
 
 
 def test_evaluating_twice_gives_the_same_numbers(quick, tmp_path, capsys):
@@ -444,7 +528,7 @@ def test_nothing_of_an_earlier_evaluation_stays_beside_a_new_one(quick, finished
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(evaluate, "draw_mixture", fail)
+    monkeypatch.setattr(evaluation_pictures, "draw_mixture", fail)
     with step_by_step(), pytest.raises(OSError, match="No space"):
         evaluate.main([str(folder), "--nll-samples", "2"])
     assert evaluated(folder)["epoch"] == 1
@@ -457,12 +541,12 @@ def test_runs_that_are_evaluated_are_in_a_table_though_a_later_one_fails(
     folders = [shutil.copytree(finished_run, tmp_path / name / "run") for name in ("old", "new")]
     one = dict.fromkeys(KEYS) | {"loss": 1.5, "nll_images": 9, "test_images": 9}
 
-    def evaluate_run(run, options):
+    def evaluate_run(run, *_):
         if run.folder == folders[1]:
             raise NonFiniteError("the second")
         return one
 
-    monkeypatch.setattr(evaluate, "evaluate_run", evaluate_run)
+    monkeypatch.setattr(evaluation, "evaluate_run", evaluate_run)
     with pytest.raises(NonFiniteError, match="the second"):
         evaluate.main(list(map(str, folders)))
     out = capsys.readouterr().out
@@ -476,7 +560,7 @@ def test_each_number_stands_under_its_heading(capsys):
     own |= {"psnr_of_mean_mse": 14, "pca_psnr_of_mean_mse": 15, "ssim": 16, "frechet": frechet, "novelty": novelty}
     about = {"attributes": None, "nll_images": 9, "test_images": 9}
     results = [own | about | {"pixels_sha256": sha} for sha in "ab"]
-    evaluation.print_tables(["one", "two"], results)
+    print_tables(["one", "two"], results)
     out = capsys.readouterr().out
     headings, *rows = (line.split() for line in out.strip().splitlines()[:3])
     assert [row[0] for row in rows] == ["one", "two"] and rows[0][1:] == rows[1][1:]
@@ -485,7 +569,7 @@ def test_each_number_stands_under_its_heading(capsys):
         **{"(PCA)": 15, "SSIM": 16, "Frechet": 1, "(mixture)": 2, "(recon.)": 3, "(train)": 4},
         **{"C_T": 5, "(blurred)": 6},
     }
-    assert "these runs are of different images: compare Frechet distances and C_T only between" in out
+    assert "These runs are of different images, so their Frechet distances and C_T cannot be compared" in out
 
 
 def write(path, content):
@@ -557,14 +641,14 @@ def test_damaged_runs_are_refused_in_one_line(damage, small_sets, finished_run, 
 
 def test_a_run_that_is_trained_further_meanwhile(small_sets, finished_run, tmp_path, monkeypatch):
     """Its networks are of another epoch than its metrics.json was a moment before."""
-    folder, load = shutil.copytree(finished_run, tmp_path / "run"), evaluation.load_half
+    folder = shutil.copytree(finished_run, tmp_path / "run")
 
-    def overtaken(path, *shapes):
+    def overtaken(*arguments):
         edit(folder / "metrics.json", epoch=99)
-        return load(path, *shapes)
+        return load_half(*arguments)
 
-    monkeypatch.setattr(evaluate, "load_half", overtaken)
-    with pytest.raises(UserError, match="was trained further meanwhile; evaluate it again"):
+    monkeypatch.setattr("vae.finished_run.load_half", overtaken)
+    with pytest.raises(UserError, match="was trained further while it was being read; evaluate it again"):
         evaluate.main([str(folder)])
 
 
@@ -641,8 +725,8 @@ def test_sets_of_one_name_keep_a_classifier_each(tmp_path, monkeypatch):
         images = np.zeros((20, 8, 8, 1), np.uint8)
         classifier.load_classifier(datasets.Dataset("train", images, images, labels, labels, names, sha256), tmp_path)
     for folder in sorted((tmp_path / "cache").iterdir()):
-        kept = keras.models.load_model(folder / "classifier.keras")
-        mirrored[folder.name] = any(isinstance(layer, keras.layers.RandomFlip) for layer in kept.layers)
+        network = keras.models.load_model(folder / "classifier.keras")
+        mirrored[folder.name] = any(isinstance(layer, keras.layers.RandomFlip) for layer in network.layers)
     assert list(mirrored.values()) == [True, False]
 
 
@@ -663,7 +747,7 @@ def test_classifier_finds_planted_labels(tmp_path):
     describe = classifier.load_classifier(data, tmp_path)
     features, logits = describe(data.test / 255)
     assert features.shape == (100, classifier.FEATURES)
-    presence, absence = evaluation.measures.recalls(logits.numpy() > 0, data.test_labels)
+    presence, absence = measures.recalls(logits.numpy() > 0, data.test_labels)
     assert min(*presence, *absence) > 0.9
     np.testing.assert_array_equal(describe(data.test / 255)[0], features, "an image has the same features every time")
     again = classifier.load_classifier(data, tmp_path)

@@ -1,7 +1,7 @@
-"""A small classifier of a data set's own labels or attributes: features to compare images by, and a judge of them.
+"""A small classifier of a data set's own labels or attributes, whose features and answers compare images.
 
-Trained on the originals once and kept in the data folder, so that all runs on the same images share one judge. Its
-features know nothing but these labels, so distances in them are no FID and compare with nothing but themselves.
+It is trained on the originals once and kept in the data folder, so that all runs on the same images share it. Its
+features know only these labels: distances between them are not an FID, and compare only with each other.
 """
 
 import hashlib
@@ -19,43 +19,43 @@ from vae.run_folder import load_network
 from vae.terminal import note, reason
 
 FILTERS = (32, 64, 128)  # of convolutions that halve the sides
-FEATURES = 64  # width of the layer before the labels
+FEATURES = 64  # units of the layer before the logits
 DROPOUT = 0.3
 EPOCHS = 10
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3  # of Adam, with cosine decay
-MOST_IMAGES = 60_000  # evenly spaced ones, where the training set is larger
-RECIPE = 1  # raise it when what is above or below changes: kept classifiers are trained anew
+MOST_IMAGES = 60_000  # evenly spaced ones of a larger training set
+RECIPE = 1  # raise it to train kept classifiers again after a change of this file
 
 
 def load_classifier(data, data_dir):
-    """The classifier of a labelled Dataset, trained at its first use.
+    """Load the classifier of a labelled Dataset, or train it at its first use.
 
-    Returns a function of images (B, H, W, C) in [0, 1]: features (B, FEATURES) and logits (B, labels).
+    Returns a function: images (B, H, W, C) in [0, 1] -> features (B, FEATURES), logits (B, L).
     """
     labels = hashlib.sha256(np.ascontiguousarray(data.train_labels)).hexdigest()
     recipe = [RECIPE, FILTERS, FEATURES, DROPOUT, EPOCHS, BATCH_SIZE, LEARNING_RATE, MOST_IMAGES]
     signature = [data.sha256, labels, list(data.label_names), recipe]
-    name = f"classifier-{data.name}-{data.sha256[:8]}"  # sets of one name keep one each
-    way_out = "delete it, and the next evaluation trains it anew"
+    name = f"classifier-{data.name}-{data.sha256[:8]}"  # data sets of the same name have one each
+    way_out = "delete it, and the next evaluation trains it again"
     try:
-        kept = open_cache(data_dir, name, signature, lambda folder: train_classifier(data, folder))
-        model = load_network(kept / "classifier.keras", way_out)
+        cached = open_cache(data_dir, name, signature, lambda folder: train_classifier(data, folder))
+        model = load_network(cached / "classifier.keras", way_out)
     except OSError as error:
-        note(f"{data_dir}: the classifier cannot be kept there ({reason(error)}), so it is for this evaluation only")
+        note(f"{data_dir}: the classifier cannot be kept there ({reason(error)}), so it is used only once")
         with tempfile.TemporaryDirectory() as folder:
             train_classifier(data, Path(folder))
             model = load_network(Path(folder) / "classifier.keras", way_out)
 
     @tf.function(reduce_retracing=True)
     def describe(images):
-        return model(255 * tf.cast(images, tf.float32), training=False)  # else RandomFlip would go on mirroring
+        return model(255 * tf.cast(images, tf.float32), training=False)  # RandomFlip must not mirror
 
     return describe
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of a training set that need not fit in memory, each epoch in an order of its own.
+    """Batches of a training set that need not fit in memory, in another order in each epoch.
 
     images: uint8 (N, H, W, C), labels: (N,) or (N, A).
     """
@@ -79,21 +79,21 @@ class Batches(keras.utils.PyDataset):
 
 
 def train_classifier(data, folder):
-    """Train on the originals and keep classifier.keras: cross-entropy of classes, or balanced one of attributes."""
+    """Train a classifier on the originals and save it as classifier.keras."""
     step = -(-len(data.train) // MOST_IMAGES)
     batches = Batches(data.train[::step], data.train_labels[::step])
     note(f"training a classifier of {data.name} on {len(batches.images):,} images (once; kept in the data folder)")
     keras.utils.set_random_seed(0)
-    mirror = not all(map(str.isdigit, data.label_names))  # not digits and letters, whose labels are numbers
+    mirror = not all(map(str.isdigit, data.label_names))  # digits and letters, whose labels are numbers, stay
     model = build_classifier(data.image_shape, len(data.label_names), mirror)
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, EPOCHS * len(batches))
     model.compile(keras.optimizers.Adam(rate), loss=[None, label_loss(batches.labels)])
-    keep = keras.callbacks.ModelCheckpoint(folder / "classifier.keras")
-    model.fit(batches, epochs=EPOCHS, verbose=int(sys.stdout.isatty()), callbacks=[keep], shuffle=False)
+    model.fit(batches, epochs=EPOCHS, verbose=int(sys.stdout.isatty()), shuffle=False)
+    model.save(folder / "classifier.keras")
 
 
 def build_classifier(image_shape, label_count, mirror):
-    """Grey levels 0 to 255 (B, H, W, C) -> strided convolutions -> [features (B, F), logits (B, labels)]."""
+    """Images with levels 0 to 255 (B, H, W, C) -> [features (B, FEATURES), logits (B, L)], by strided convolutions."""
     image = keras.Input(image_shape)
     hidden = layers.Rescaling(1 / 127.5, offset=-1.0)(image)
     hidden = layers.RandomFlip("horizontal", seed=0)(hidden) if mirror else hidden
@@ -105,10 +105,10 @@ def build_classifier(image_shape, label_count, mirror):
 
 
 def label_loss(labels):
-    """Loss of logits: of one class an image, labels (N,), or of attributes, labels (N, A) of 0 and 1.
+    """The cross-entropy of classes, labels (N,), or of attributes, labels (N, A) of 0 and 1.
 
-    An attribute that one in fifteen has would be learned as never there: those who have it count as much as those
-    who have it not.
+    Of each attribute, images with it and images without it weigh the same in total. Otherwise the classifier would
+    learn that an attribute of one image in fifteen is never there.
     """
     if labels.ndim == 1:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)

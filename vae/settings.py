@@ -307,26 +307,3 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {message}; see --help\n")
-
-
-# evaluate.py ----------------------------------------------------------------------------------------------------
-
-
-def parse_evaluation(description, argv=None):
-    """Read what evaluate.py is asked to do: an argparse.Namespace of `runs`, a list of folders, and its flags."""
-    parser = Parser(description)
-    parser.add_argument("runs", nargs="+", metavar="RUN", type=path, help="a finished run's folder")
-    flags = {
-        "data_dir": (path, "where the data sets are; default: $VAE_DATA, else the folder that the run used"),
-        "out": (path, "where summary.png of several runs goes; default: results"),
-        "nll_samples": (
-            whole(1, 10**9),
-            "importance samples an image; default: 5,000, or 500 for convolutional networks",
-        ),
-        "nll_images": (whole(1), "test images for nll, evenly spaced; default: all, or 1,000 with Gaussian pixels"),
-        "seed": (whole(0, 2**31 - 1), "noise, samples and mixture follow from it; default: 0"),
-    }
-    for name, (read, text) in flags.items():
-        parser.add_argument("--" + name.replace("_", "-"), type=read, metavar=name.upper(), help=text)
-    parser.set_defaults(data_dir=os.environ.get("VAE_DATA") or None, out="results", seed=0)
-    return parser.parse_args(argv)

@@ -1,0 +1,146 @@
+"""What a classifier sees of samples, reconstructions and test images: Frechet distances, novelty, attributes.
+
+A view is a set of images. Its features are (N, F), its logits (N, L).
+"""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from vae import elbo, measures, pixels
+from vae.classifier import load_classifier
+from vae.terminal import note, progress
+
+SAMPLES = 10_000  # samples, and at most as many training images, in the Frechet distances
+MIXTURE = 10  # Gaussians fitted to the codes of at most SAMPLES training images; fewer for few codes
+CODES_PER_UNIT = 5  # codes for each Gaussian and latent unit
+
+
+def sample_codes(z, seed):
+    """Draw codes (SAMPLES, z) from N(0, I), the same ones for every run of the same z and seed."""
+    return tf.random.stateless_normal((SAMPLES, z), pixels.random_key(seed, pixels.SAMPLE, 1)).numpy()
+
+
+def mixture_codes(means, log_stds, seed):
+    """Draw codes (SAMPLES, z) from a mixture of Gaussians that lies where the training images' codes do.
+
+    means, log_stds: of q(z|x) of training images, each (N, z). The mixture is fitted to one draw from each q(z|x).
+    """
+    key = pixels.random_key(seed, pixels.SAMPLE, 2)
+    codes = elbo.draw(means, log_stds, tf.random.stateless_normal(means.shape, key)).numpy()
+    count, z = codes.shape
+    gaussians = int(np.clip(count // (CODES_PER_UNIT * z), 1, MIXTURE))
+    return measures.fit_mixture(codes, gaussians, seed).draw(SAMPLES, seed).astype(np.float32)
+
+
+def feature_numbers(run, means, samples, mixture, ppca):
+    """The values of frechet, novelty and attributes in evaluation.json, and the samples' nearest training images.
+
+    Where the data set has no labels for a classifier, the features are pPCA codes, and only novelty is not None.
+
+    means: posterior means of the test images, (N, z); samples, mixture: codes drawn from N(0, I) and from the mixture,
+    (SAMPLES, z). The nearest images are returned as rows of the training set, (SAMPLES,).
+    """
+    data, labelled = run.data, run.data.train_labels is not None
+    if labelled:
+        describe = load_classifier(data, run.config.data_dir)
+    else:
+        note(f"{data.name} has no labels: novelty by principal components, no Frechet distance, no attributes")
+        describe = functools.partial(linear_features, ppca)
+    views = describe_views(run, describe, means, samples, mixture, ppca)
+    nearness, neighbours = novelty(views)
+    return {
+        "frechet": frechet(views, data.test_labels) if labelled else None,
+        "novelty": nearness | {"features": "classifier" if labelled else "pca"},
+        "attributes": attributes(views, data.test_labels, data.attributes) if data.attributes else None,
+    }, neighbours
+
+
+def linear_features(ppca, images):
+    """pPCA codes (B, z) as the features of images in [0, 1] (B, H, W, C), and no logits."""
+    flat = np.asarray(images).reshape(len(images), -1)
+    return flat @ ppca.encode + ppca.encode_bias, np.zeros((len(flat), 0))
+
+
+def describe_views(run, describe, means, samples, mixture, ppca):
+    """The features and logits of test images, of what becomes of them, of training images and of samples.
+
+    describe: images in [0, 1] (B, H, W, C) -> features (B, F), logits (B, L); the rest as in feature_numbers. Returns
+    {view: [features, logits]}.
+    """
+    data, shape = run.data, run.data.image_shape
+
+    def project(rows):
+        x = data.test[rows].reshape(-1, np.prod(shape)) / 255
+        return measures.pca_reconstruction(ppca, x).reshape(-1, *shape)
+
+    def decoder_of(codes, labels):
+        return lambda rows: run.vae.pixel_means(codes[rows], labels[rows])
+
+    views = {  # name: (number of images, function of rows that returns these images in [0, 1])
+        "originals": (len(data.test), lambda rows: data.test[rows] / 255),
+        "reconstructions": (len(means), decoder_of(means, run.labels("test"))),
+        "pca": (len(data.test), project),
+        "mean_image": (1, lambda rows: ppca.decode_bias.reshape(1, *shape)),
+        "samples": (len(samples), decoder_of(samples, run.sample_labels(len(samples)))),
+        "mixture_samples": (len(mixture), decoder_of(mixture, run.sample_labels(len(mixture)))),
+        "training": (len(data.train), lambda rows: data.train[rows] / 255),
+    }
+    batches = [(name, rows) for name, (count, _) in views.items() for rows in pixels.rows_of(count)]
+    found = {name: [] for name in views}
+    for name, rows in progress(batches, len(batches), "features of test, training, reconstructed and sampled images"):
+        found[name].append([np.asarray(part) for part in describe(views[name][1](rows))])
+    return {name: [np.concatenate(part) for part in zip(*parts, strict=True)] for name, parts in found.items()}
+
+
+def frechet(views, test_labels):
+    """Squared Frechet distances to the test images; None where there are too few images for a covariance."""
+    features = {name: view[0] for name, view in views.items()}
+    test, train = features["originals"], features["training"]
+    features["training"] = train[measures.evenly_spaced(len(train), SAMPLES)]
+    if min(len(test), len(train)) < 2:
+        return None
+    others = ("samples", "mixture_samples", "reconstructions", "training")
+    distances = {name: measures.frechet_distance(features[name], test) for name in others}
+    counts = {f"{name}_images": len(features[name]) for name in others}
+    accuracy = measures.accuracy(views["originals"][1], test_labels)
+    return distances | counts | {"features": test.shape[1], "classifier_accuracy": accuracy}
+
+
+def novelty(views):
+    """Compare how near samples and held-out images are to the training images; also return the nearest ones.
+
+    Reconstructions of held-out images are the control: they are not copies, but as blurred as samples.
+    """
+    features = {name: view[0] for name, view in views.items()}
+    samples, neighbours = measures.nearest(features["samples"], features["training"])
+    blurred, _ = measures.nearest(features["reconstructions"], features["training"])
+    held_out, _ = measures.nearest(features["originals"], features["training"])
+    statistic, share = measures.copying_statistic(samples, held_out)
+    return {
+        "c_t": statistic,
+        "c_t_of_reconstructions": measures.copying_statistic(blurred, held_out)[0],
+        "share_nearer_than_held_out": share,
+        "median_distance_of_samples": float(np.median(samples)),
+        "median_distance_of_reconstructions": float(np.median(blurred)),
+        "median_distance_of_held_out": float(np.median(held_out)),
+    }, neighbours
+
+
+def attributes(views, labels, names):
+    """The recall of each attribute's presence and absence in four views, and how much of it reconstructions retain.
+
+    labels: of the test images, (N, A); names: of the attributes.
+    """
+    shown = ("originals", "reconstructions", "pca", "mean_image")
+    recalls = {view: measures.recalls(np.broadcast_to(views[view][1] > 0, labels.shape), labels) for view in shown}
+    numbers = {}
+    for column, name in enumerate(names):
+        numbers[name] = {}
+        for side, answer in enumerate(("presence", "absence")):
+            found = {view: float(recalls[view][side][column]) for view in shown}
+            found = {view: None if np.isnan(recall) else recall for view, recall in found.items()}
+            retention = found["reconstructions"] / found["originals"] if found["originals"] else None
+            numbers[name][answer] = found | {"retention": retention}
+    return numbers
