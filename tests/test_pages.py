@@ -13,6 +13,7 @@ import reference
 from conftest import ROOT, run_script, step_by_step
 from PIL import Image
 
+import evaluate
 import utils
 import vae_conv
 import vae_fc
@@ -119,7 +120,7 @@ def check_script(script, *flags):
         found = settings.parse_settings(vars(SCRIPTS[script]), list(flags))
         assert found.z and found.epochs
     elif script == "evaluate.py":
-        assert settings.parse_evaluation("", list(flags)).runs
+        assert evaluate.parse_evaluation(list(flags))["runs"]
     else:
         text = (ROOT / script).read_text(encoding="utf-8")
         assert all(f'"{flag}"' in text for flag in flags if flag.startswith("--"))
@@ -170,7 +171,7 @@ def test_every_function_that_the_page_about_the_code_names_exists():
     named = set(re.findall(r"`(?:Vae\.|\w+\.)?([a-z]+(?:_[a-z]+)+)`", without_blocks(PAGES["vae/README.md"])))
     assert {name for name in named if not re.search(rf"\bdef {name}\b", program)} <= {"mine_mnist_z2"}
     assert len(named) > 10
-    for module, name in re.findall(r"`(utils|steps|measures|elbo)\.(\w+)`", PAGES["vae/README.md"]):
+    for module, name in re.findall(r"`(utils|steps|measures|likelihood|elbo)\.(\w+)`", PAGES["vae/README.md"]):
         path = ROOT / "utils.py" if module == "utils" else ROOT / "vae" / f"{module}.py"
         assert name == "py" or f"def {name}(" in path.read_text(encoding="utf-8"), (module, name)
 
@@ -278,7 +279,7 @@ def test_every_command_of_the_reference_is_understood_and_each_row_has_its_comma
     assert len({row.name for row in reference.ROWS}) == len(reference.ROWS)
     for row in reference.ROWS:
         check_script(*shlex.split(row.command)[1:])
-        assert settings.parse_evaluation("", ["run", *shlex.split(row.evaluate)]).runs == ["run"]
+        assert evaluate.parse_evaluation(["run", *shlex.split(row.evaluate)])["runs"] == ["run"]
     with reference.REFERENCE.open(newline="", encoding="utf-8") as file:
         assert tuple(next(csv.reader(file))) == reference.COLUMNS
     known = {row.name: row for row in reference.ROWS}

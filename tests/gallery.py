@@ -1,0 +1,116 @@
+"""Draw the pictures in results/gallery/ from the runs that tests/reference.py keeps.
+
+    python tests/reference.py toy-digits toy-faces mnist-z2 mnist-z10 mnist-z20 --out RUNS
+    python tests/gallery.py RUNS
+
+Pictures of the toy sets show originals beside model output, those of real data sets model output only.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from PIL import Image, ImageDraw  # noqa: E402
+
+from vae import keras, np, pictures  # noqa: E402
+from vae.data.registry import load_dataset  # noqa: E402
+
+GALLERY = ROOT / "results" / "gallery"
+COPIES = {  # picture of the gallery: picture of a run
+    "toy_digits_manifold.png": "toy-digits-seed0/manifold.png",
+    "toy_faces_reconstructions.png": "toy-faces-seed0/reconstructions.png",
+    "mnist_latent.png": "mnist-z2-seed0/latent.png",
+    "mnist_samples.png": "mnist-z10-seed0/samples.png",
+}
+FACES, SMILES = 4, 2  # columns of faces in the strip, and faces that get a smile
+SMILE = 1.5  # of the difference between the mean codes of smiling and other faces
+
+
+class Run:
+    """The networks and the data set of a finished run."""
+
+    def __init__(self, folder):
+        config = json.loads((folder / "config.json").read_text())
+        self.data = load_dataset(config["dataset"], config["data_dir"], config["image_size"], config["limit"])
+        self.encoder, self.decoder = (
+            keras.models.load_model(folder / f"{name}.keras") for name in ("encoder", "decoder")
+        )
+        self.bernoulli, self.z = config["likelihood"] == "bernoulli", config["z"]
+
+    def means(self, images):
+        """Posterior means (N, z) of uint8 images (N, H, W, C)."""
+        return self.encoder.predict(images / np.float32(255), verbose=0)[:, : self.z]
+
+    def decode(self, codes):
+        """Images (N, H, W, C) in [0, 1] of codes (N, z)."""
+        pixels = self.decoder.predict(codes, verbose=0)
+        return 1 / (1 + np.exp(-pixels)) if self.bernoulli else np.clip(pixels, 0, 1)
+
+
+def draw_digits(folders, path, count=13):
+    """Toy test digits above their reconstructions from codes of several lengths."""
+    runs = [Run(folder) for folder in folders]
+    images = runs[0].data.test[:count]
+    rows = [images / 255, *(run.decode(run.means(images)) for run in runs)]
+    labels = ("original", *(f"z = {run.z}" for run in runs))
+    caption = "toy digits of the test set, and what is left of them in codes of 2, 10 and 20 numbers"
+    pictures.save_grid(path, np.concatenate(rows), count, caption, labels)
+
+
+def draw_strip(digits, faces, path):
+    """Three panels side by side: a plane of digits, faces above their reconstructions, faces that get a smile."""
+    plane = tile(digits.decode(pictures.manifold_codes(10)), 10)
+    people = faces.data.test[np.linspace(0, len(faces.data.test) - 1, 2 * FACES).astype(int)]
+    pairs = tile(pictures.interleave(people / 255, faces.decode(faces.means(people)), FACES), FACES)
+    smiles = tile(smiling_pairs(faces), 2).resize((264, 264), Image.Resampling.NEAREST)
+    panels = [(plane, "one code, one digit"), (pairs, "faces, and what the code keeps"), (smiles, "a smile added")]
+    gap, top = 20, 24
+    height = max(panel.height for panel, _ in panels) + top
+    strip = Image.new("RGB", (sum(panel.width + gap for panel, _ in panels) - gap, height), "white")
+    draw, left = ImageDraw.Draw(strip), 0
+    for panel, title in panels:
+        draw.text((left + 2, 2), title, (pictures.INK,) * 3, pictures.font_of((title,), 15))
+        strip.paste(panel, (left, top + (height - top - panel.height) // 2))
+        left += panel.width + gap
+    strip.save(path, optimize=True)
+
+
+def tile(images, columns):
+    """A grid of images (N, H, W, C) in [0, 1] as a PIL image."""
+    return Image.fromarray(pictures.image_grid(images, columns).squeeze()).convert("RGB")
+
+
+def smiling_pairs(run):
+    """Decoded faces of the test set that do not smile, each beside itself with a smile."""
+    smiles = run.data.label_names.index("Smiling")
+    present = run.data.train_labels[:, smiles] == 1
+    means = run.means(run.data.train)
+    direction = SMILE * (means[present].mean(axis=0) - means[~present].mean(axis=0))
+    serious = run.means(run.data.test[run.data.test_labels[:, smiles] == 0][:SMILES])
+    return np.stack([run.decode(serious), run.decode(serious + direction)], axis=1).reshape(-1, *run.data.image_shape)
+
+
+def main(argv=None):
+    """Draw all of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="the folder that was given to tests/reference.py --out")
+    runs = parser.parse_args(argv).runs
+    for z in (10, 20):
+        if not (runs / f"toy-digits-z{z}").exists():
+            flags = ["--z", str(z), "--out", str(runs), "--name", f"toy-digits-z{z}"]
+            subprocess.run([sys.executable, str(ROOT / "vae_fc.py"), *flags], check=True)
+    for name, source in COPIES.items():
+        shutil.copy(runs / source, GALLERY / name)
+    lengths = [runs / name for name in ("toy-digits-seed0", "toy-digits-z10", "toy-digits-z20")]
+    draw_digits(lengths, GALLERY / "digits_2_10_20.png")
+    draw_strip(Run(runs / "mnist-z2-seed0"), Run(runs / "toy-faces-seed0"), GALLERY / "strip.png")
+
+
+if __name__ == "__main__":
+    main()
