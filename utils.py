@@ -15,7 +15,8 @@ from pathlib import Path
 from vae import keras, np, pixels, tf
 from vae.board import Board
 from vae.checkpoints import describe_checkpoint, epoch_of, open_checkpoints, restore, save_checkpoint
-from vae.data.datasets import Dataset, load_dataset
+from vae.data.dataset import Dataset
+from vae.data.registry import load_dataset
 from vae.distributed import agree, is_chief, is_one_of_several, on_devices, start_together
 from vae.elbo import Vae
 from vae.measures import active_units, psnr

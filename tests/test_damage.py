@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_image_files as faces
-import test_layouts as layouts
-from test_datasets import ARCHIVE, BATCHES, UNPACKED, random_images, records, tree, write_tar
+import sample_sets as samples
+from PIL import Image
+from sample_sets import ARCHIVE, BATCHES, UNPACKED, random_images, records, tree, write_tar
 
-from vae.data.datasets import load_dataset
+from vae.data.registry import load_dataset
 from vae.terminal import UserError
 
 pytestmark = pytest.mark.usefixtures("no_network", "no_bars")
@@ -46,25 +46,25 @@ def read_tree(folder):
 
 def celeba_files(tmp_path, kaggle=False):
     folder = tmp_path / "celeba"
-    faces.write_images(folder, faces.FACES)
-    (folder / "list_eval_partition.txt").write_text(faces.partition_text())
-    (folder / "list_attr_celeba.txt").write_text(faces.attributes_text())
+    samples.write_images(folder, samples.FACES)
+    (folder / "list_eval_partition.txt").write_text(samples.partition_text())
+    (folder / "list_attr_celeba.txt").write_text(samples.attributes_text())
     if kaggle:
-        layouts.kaggle(folder)
+        samples.kaggle(folder)
     return read_tree(tmp_path)
 
 
 def packed_celeba(files):
     texts = {name: content for name, content in files.items() if name.endswith(".txt")}
     members = {name.split("/", 1)[1]: content for name, content in files.items() if name.endswith(".jpg")}
-    return texts | {"celeba/img_align_celeba.zip": layouts.archive(members)}
+    return texts | {"celeba/img_align_celeba.zip": samples.archive(members)}
 
 
 def image_bytes(number, form):
     random = np.random.default_rng(number)
     pixels = np.repeat(np.repeat(random.integers(0, 256, (6, 6, 3), np.uint8), 4, 0), 4, 1)
     file = io.BytesIO()
-    faces.Image.fromarray(pixels).save(file, form)
+    Image.fromarray(pixels).save(file, form)
     return file.getvalue()
 
 
@@ -72,10 +72,10 @@ def all_layouts(tmp_path):
     """Each layout by its name."""
     made = {}
     for name, write in {
-        "mnist, gzipped": lambda folder: layouts.write_idx(folder / "mnist", layouts.DIGITS),
-        "mnist, unpacked": lambda folder: layouts.write_idx(folder / "MNIST" / "raw", layouts.DIGITS, pack=False),
-        "mnist of Keras": lambda folder: np.savez_compressed(folder / "mnist.npz", **layouts.arrays()),
-        "cifar10, Python version": lambda folder: layouts.write_batches(folder / "cifar-10-batches-py"),
+        "mnist, gzipped": lambda folder: samples.write_idx(folder / "mnist", samples.DIGITS),
+        "mnist, unpacked": lambda folder: samples.write_idx(folder / "MNIST" / "raw", samples.DIGITS, pack=False),
+        "mnist of Keras": lambda folder: np.savez_compressed(folder / "mnist.npz", **samples.arrays()),
+        "cifar10, Python version": lambda folder: samples.write_batches(folder / "cifar-10-batches-py"),
         "celeba": lambda folder: celeba_files(folder),
         "celeba of Kaggle": lambda folder: celeba_files(folder, kaggle=True),
     }.items():

@@ -1,64 +1,27 @@
-"""MNIST, CIFAR-10 and toy sets from files that the tests write: right values, or one line that names the file."""
+"""MNIST and sets in its file names: right values from every layout, or one line that names the file."""
 
 import gzip
-import hashlib
-import io
 import os
-import pickle
+import re
 import struct
-import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import modes_heeded, refusal
+from conftest import modes_heeded, publish, refusal
+from sample_sets import DIGITS, MNIST, MNIST_FILES, archive, arrays, idx, random_images, tree, write_idx
 
-from vae.data import datasets, toy
-from vae.data.datasets import load_dataset
-from vae.data.download import PUBLISHED, Published
-
-MNIST = {"train": ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz")}
-MNIST["test"] = tuple(name.replace("train", "t10k") for name in MNIST["train"])
-MNIST_FILES = [*MNIST["train"], *MNIST["test"]]
-BATCHES = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
-ARCHIVE, UNPACKED = "cifar-10-binary.tar.gz", "cifar-10-batches-bin"
-NAMES = ["mnist", "cifar10", "cifar10-grey", "toy-digits", "toy-faces"]
-TINY = {"toy-digits": (7, 3), "toy-faces": (4, 2)}
-
+import vae_conv
+import vae_fc
+from vae.data import download, layouts as files
+from vae.data import datasets as reader
+from vae.data.registry import load_dataset
+from vae.settings import parse_settings
 
 pytestmark = pytest.mark.usefixtures("no_network")
 
 
-@pytest.fixture(autouse=True)
-def tiny_toys(monkeypatch):
-    """Toy sets of a few images, without a progress bar, for which Keras would have to load."""
-    sets = {name: (row[0], *TINY[name], row[3]) for name, row in datasets.TOY_SETS.items()}
-    monkeypatch.setattr(datasets, "TOY_SETS", sets)
-    monkeypatch.setattr(toy, "progress", lambda items, total, label: items)
-
-
-def tree(folder):
-    """Everything in a folder, with its content."""
-    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
-
-
-def random_images(seed, count, *shape):
-    """Random images and labels, as uint8."""
-    random = np.random.default_rng(seed)
-    return random.integers(0, 256, (count, *shape), np.uint8), random.integers(0, 10, count, np.uint8)
-
-
-def assert_same(data, other):
-    for part in ("train", "test", "train_labels", "test_labels"):
-        np.testing.assert_array_equal(getattr(data, part), getattr(other, part))
-
-
-# MNIST --------------------------------------------------------------------------------------------------------
-
-
-def idx(array):
-    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+# As published -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -97,15 +60,15 @@ RAW_DAMAGE = {  # what happens to the content before it is compressed: (damage, 
     "no content": (lambda raw: b"", "not an IDX file"),
     "cut in the magic number": (lambda raw: raw[:3], "not an IDX file"),
     "cut in the header": (lambda raw: raw[:6], "not an IDX file"),
-    "cut behind the header": (lambda raw: raw[: 4 + 4 * raw[3]], "less than the"),
-    "cut in the middle": (lambda raw: raw[: len(raw) - 2], "less than the"),
-    "one byte more": (lambda raw: raw + b"\0", "more than the"),
+    "cut behind the header": (lambda raw: raw[: 4 + 4 * raw[3]], "fewer bytes than its"),
+    "cut in the middle": (lambda raw: raw[: len(raw) - 2], "fewer bytes than its"),
+    "one byte more": (lambda raw: raw + b"\0", "more bytes than its"),
     "signed bytes": (lambda raw: b"\0\0\x09" + raw[3:], "magic number 000009"),
     "another rank": (lambda raw: b"\0\0\x08\x02" + raw[4:], "magic number 00000802"),
     "little-endian": (lambda raw: raw[3::-1] + raw[4:], "magic number"),
     "no items": (lambda raw: raw[:4] + bytes(4) + raw[8:], "holds 0 items"),
-    "one item more": (lambda raw: raw[:7] + bytes((raw[7] + 1,)) + raw[8:], "less than the"),
-    "one item fewer": (lambda raw: raw[:7] + bytes((raw[7] - 1,)) + raw[8:], "more than the"),
+    "one item more": (lambda raw: raw[:7] + bytes((raw[7] + 1,)) + raw[8:], "fewer bytes than its"),
+    "one item fewer": (lambda raw: raw[:7] + bytes((raw[7] - 1,)) + raw[8:], "more bytes than its"),
     "four billion items": (lambda raw: raw[:4] + b"\xff" * 4 + raw[8:], "holds 4,294,967,295 items"),
 }
 PACKED_DAMAGE = {  # what happens to the compressed file
@@ -117,7 +80,7 @@ PACKED_DAMAGE = {  # what happens to the compressed file
     "cut in gzip's checksum": (lambda packed: packed[:-5], "cannot be read"),
     "wrong checksum": (lambda packed: packed[:-8] + bytes(4) + packed[-4:], "cannot be read"),
     "garbage behind": (lambda packed: packed + b"garbage", "cannot be read"),
-    "another file behind": (lambda packed: packed + packed, "more than the"),
+    "another file behind": (lambda packed: packed + packed, "more bytes than its"),
 }
 
 
@@ -168,7 +131,7 @@ def test_labels_that_are_fewer_or_more_than_images(mnist, tmp_path, split, chang
 def test_a_label_that_is_no_digit(mnist, tmp_path, label):
     path = tmp_path / "mnist" / MNIST["train"][1]
     path.write_bytes(gzip.compress(idx(np.array([0, 1, 2, label, 9, 0], np.uint8))))
-    refusal(lambda: load_mnist(tmp_path), f"{path}: label {label} of image 3 is no digit")
+    refusal(lambda: load_mnist(tmp_path), f"{path}: label {label} of image 3 is not a digit")
 
 
 @pytest.mark.parametrize("name", MNIST_FILES)
@@ -191,19 +154,10 @@ def test_only_missing_files_are_downloaded(mnist, tmp_path, monkeypatch, capsys)
     path = tmp_path / "mnist" / MNIST["test"][1]
     content = path.read_bytes()
     path.unlink()
-    monkeypatch.setattr(datasets, "download", lambda path, toy_set: path.write_bytes(content))
+    monkeypatch.setattr(download, "download", lambda path, toy_set: path.write_bytes(content))
     np.testing.assert_array_equal(load_mnist(tmp_path).test_labels, mnist["test"][1])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 + 1 and str(path) not in "".join(lines), "the last is about the number of images"
-
-
-def publish(monkeypatch, *paths):
-    """Let these files be the published ones."""
-    table = {}
-    for path in paths:
-        algorithm = PUBLISHED[path.name].algorithm
-        table[path.name] = Published((), algorithm, hashlib.new(algorithm, path.read_bytes()).hexdigest())
-    monkeypatch.setattr("data.download.PUBLISHED", PUBLISHED | table)
 
 
 def test_other_files_than_the_published_ones_are_used_and_remarked_on(mnist, tmp_path, monkeypatch, capsys):
@@ -215,438 +169,196 @@ def test_other_files_than_the_published_ones_are_used_and_remarked_on(mnist, tmp
     assert capsys.readouterr().out.splitlines() == [line.format(paths[1]), line.format(paths[3]), count]
 
 
-# CIFAR-10 -----------------------------------------------------------------------------------------------------
+# Other layouts ------------------------------------------------------------------------------------------------
 
 
-def records(images, labels):
-    planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
-    return np.column_stack([labels, planes]).astype(np.uint8).tobytes()
+def check_digits(data, content=DIGITS):
+    for split, (images, labels) in content.items():
+        np.testing.assert_array_equal(getattr(data, split)[..., 0], images)
+        np.testing.assert_array_equal(getattr(data, f"{split}_labels"), labels)
 
 
-def write_tar(path, files, folder=UNPACKED + "/"):
-    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(folder + name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("folder", ["mnist", "mnist/raw", "MNIST/raw", "MNIST"])
+@pytest.mark.parametrize("rename", [str, lambda name: name.replace("-idx", ".idx")], ids=["published", "Kaggle"])
+def test_mnist_unpacked_in_torchvisions_folders_and_with_kaggles_names(tmp_path, pack, folder, rename):
+    write_idx(tmp_path / folder, DIGITS, rename, pack)
+    data = load_dataset("mnist", tmp_path)
+    check_digits(data)
+    assert data.name == "mnist" and data.label_names == tuple("0123456789")
 
 
-def write_files(folder, files):
-    folder.mkdir(parents=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
+@pytest.mark.parametrize("whole", ["MNIST/raw", "npz"])
+def test_what_is_whole_goes_before_what_a_download_began(tmp_path, whole):
+    write_idx(tmp_path / "mnist", DIGITS)
+    for name in (*MNIST["test"], MNIST["train"][1]):
+        (tmp_path / "mnist" / name).unlink()
+    if whole == "npz":
+        np.savez(tmp_path / "mnist.npz", **arrays())
+    else:
+        write_idx(tmp_path / whole, DIGITS)
+    check_digits(load_dataset("mnist", tmp_path))
 
 
-@pytest.fixture
-def parts():
-    """Images and labels of five training files of 4 and a test file of 3 images."""
-    return [random_images(seed, 4 if seed < 5 else 3, 32, 32, 3) for seed in range(6)]
+def test_other_sets_in_mnists_place_are_remarked_on(tmp_path, capsys):
+    """Unpacked, Fashion-MNIST's files are told apart by their labels alone, parts of MNIST by their number."""
+    write_idx(tmp_path / "mnist", DIGITS, pack=False)
+    load_dataset("mnist", tmp_path)
+    assert "mnist: 6 training and 4 test images, not 60,000 and 10,000\n" in capsys.readouterr().out
+    blank = np.broadcast_to(np.uint8(0), (60_000, 1, 1, 1))
+    parts = {"train": blank, "test": blank[:10_000], "train_labels": np.zeros(60_000, np.uint8)}
+    reader.note_if_not_mnist("folder", parts)
+    assert capsys.readouterr().out.startswith("folder: its labels are not MNIST's; ")
 
 
-@pytest.fixture
-def batches(parts, tmp_path):
-    """The files that hold `parts`: {name: content}; tmp_path/cifar10 is there to write them to."""
-    (tmp_path / "cifar10").mkdir()
-    return {name: records(*part) for name, part in zip(BATCHES, parts, strict=True)}
+def test_a_folder_of_that_name_is_no_file(tmp_path):
+    """As some archives unpack: a folder train-images-idx3-ubyte/ beside the file train-images.idx3-ubyte."""
+    write_idx(tmp_path / "mnist", DIGITS, lambda name: name.replace("-idx", ".idx"), pack=False)
+    for names in MNIST.values():
+        for name in names:
+            (tmp_path / "mnist" / name[:-3]).mkdir()
+    check_digits(load_dataset("mnist", tmp_path))
 
 
-@pytest.fixture(params=["folder", "archive"])
-def cifar10(request, tmp_path):
-    """cifar10(batches) puts the files there, unpacked or in an archive; returns how to load them, and the path."""
-
-    def put(batches):
-        if request.param == "folder":
-            write_files(tmp_path / "cifar10" / UNPACKED, batches)
-            return lambda: load_dataset("cifar10", tmp_path), tmp_path / "cifar10" / UNPACKED
-        write_tar(tmp_path / "cifar10" / ARCHIVE, batches)
-        return lambda: load_dataset("cifar10", tmp_path), tmp_path / "cifar10" / ARCHIVE
-
-    return put
+def test_a_line_about_training_and_test_files_that_were_exchanged(tmp_path, capsys):
+    write_idx(tmp_path / "mnist", {"train": DIGITS["test"], "test": DIGITS["train"]})
+    assert len(load_dataset("mnist", tmp_path).train) == 4
+    assert "4 training images and 6 test images; were they swapped?" in capsys.readouterr().out
+    other = {"train": "test", "test": "train"}
+    (tmp_path / "keras").mkdir()
+    content = {f"{kind}_{split}": arrays()[f"{kind}_{other[split]}"] for kind in "xy" for split in other}
+    np.savez(tmp_path / "keras" / "mnist.npz", **content)
+    load_dataset("mnist", tmp_path / "keras")
+    assert "were they swapped?" in capsys.readouterr().out
 
 
-def test_cifar10_is_what_the_files_hold(cifar10, batches, parts):
-    shuffled = {name: batches[name] for name in sorted(batches, key=lambda name: name[::-1])}
-    data = cifar10(shuffled)[0]()
-    assert data.name == "cifar10" and data.image_shape == (32, 32, 3) and len(data.label_names) == 10
-    np.testing.assert_array_equal(data.train, np.concatenate([images for images, _ in parts[:5]]))
-    np.testing.assert_array_equal(data.train_labels, np.concatenate([labels for _, labels in parts[:5]]))
-    np.testing.assert_array_equal(data.test, parts[5][0])
-    np.testing.assert_array_equal(data.test_labels, parts[5][1])
+# mnist.npz ----------------------------------------------------------------------------------------------------
 
 
-def test_a_cifar10_record_byte_by_byte(cifar10, batches):
-    """Label, then the red, green and blue planes, each row by row."""
-    record = bytearray(3073)
-    record[0] = 7
-    for plane, value in enumerate((11, 22, 33)):
-        record[1 + plane * 1024 + 5 * 32 + 9] = value  # row 5, column 9
-    data = cifar10(batches | {"data_batch_2.bin": bytes(2 * 3073) + bytes(record) + bytes(3073)})[0]()
-    assert data.train_labels[4 + 2] == 7 and data.label_names[7] == "horse"
-    assert data.train[4 + 2, 5, 9].tolist() == [11, 22, 33]
-    assert data.train[4:8].sum() == 66
+@pytest.mark.parametrize("place", ["mnist.npz", "mnist/mnist.npz"])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_mnist_as_keras_keeps_it(tmp_path, place, save):
+    (tmp_path / "mnist").mkdir()
+    save(tmp_path / place, **arrays())
+    check_digits(load_dataset("mnist", tmp_path))
 
 
-BATCH_DAMAGE = {
-    "empty": (lambda content: b"", "0 bytes are no whole number of 3073-byte images"),
-    "cut": (lambda content: content[:-1], "bytes are no whole number"),
-    "cut in the first image": (lambda content: content[:100], "100 bytes are no whole number"),
-    "one byte more": (lambda content: content + b"\0", "bytes are no whole number"),
-    "label 10": (lambda content: content[:3073] + b"\x0a" + content[3074:], "label 10 of image 1"),
-    "CIFAR-100": (lambda content: b"".join(b"\1" + content[at : at + 3073] for at in range(0, 9219, 3073)), "bytes"),
-    "pickled": (lambda content: pickle.dumps({b"data": content, b"labels": [1]}), "bytes are no whole number"),
+def test_idx_files_go_before_keras_file(tmp_path):
+    write_idx(tmp_path / "mnist", DIGITS)
+    (tmp_path / "mnist.npz").write_bytes(b"junk")
+    check_digits(load_dataset("mnist", tmp_path))
+
+
+NPZ_CHANGES = {  # what is in mnist.npz instead: (arrays, words of the message)
+    "no test labels": ({"y_test": None}, "has no array y_test"),
+    "floats": ({"x_train": np.zeros((6, 28, 28), np.float32)}, "x_train is float32 [6, 28, 28]"),
+    "flat images": ({"x_train": np.zeros((6, 784), np.uint8)}, "x_train is uint8 [6, 784]"),
+    "larger images": (
+        {"x_test": np.zeros((4, 32, 32), np.uint8)},
+        "x_test holds items of size [32, 32], not of [28, 28]",
+    ),
+    "no images": ({"x_test": np.zeros((0, 28, 28), np.uint8)}, "x_test is uint8 [0, 28, 28]"),
+    "a label too few": ({"y_train": np.zeros(5, np.uint8)}, "5 labels for 6 images"),
+    "label 10": ({"y_test": np.array([1, 10, 3, 4], np.uint8)}, "label 10 of image 1 is not a digit"),
+    "pickled objects": (
+        {"y_test": np.array([1, 2, 3, None], object)},
+        "cannot be read (Object arrays cannot be loaded",
+    ),
 }
 
 
-@pytest.mark.parametrize("name", [BATCHES[0], BATCHES[4], BATCHES[5]])
-@pytest.mark.parametrize("damage", BATCH_DAMAGE)
-def test_a_damaged_batch(cifar10, batches, name, damage):
-    change, words = BATCH_DAMAGE[damage]
-    load, path = cifar10(batches | {name: change(batches[name])})
-    refusal(load, f"{path / name}: ", words, f"delete {path}, and the next run downloads the archive")
+@pytest.mark.parametrize("change", NPZ_CHANGES)
+def test_another_mnist_npz(tmp_path, change):
+    changed, words = NPZ_CHANGES[change]
+    content = {name: array for name, array in (arrays() | changed).items() if array is not None}
+    np.savez(tmp_path / "mnist.npz", **content)
+    refusal(lambda: load_dataset("mnist", tmp_path), tmp_path / "mnist.npz", words, "delete it")
 
 
-def test_a_batch_with_fewer_images_than_the_others(cifar10, batches):
-    load, path = cifar10(batches | {"data_batch_3.bin": batches["data_batch_3.bin"][:3073]})
-    refusal(load, f"{path}: [4, 4, 1, 4, 4] images in its five training files")
+def npy(header, content=b""):
+    text = header.encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + content
 
 
-@pytest.mark.parametrize("name", [BATCHES[0], BATCHES[5]])
-def test_a_missing_batch(cifar10, batches, name):
-    del batches[name]
-    load, path = cifar10(batches)
-    refusal(load, f"{path}", name, "No such file" if path.is_dir() else "is not in it")
+NPZ_DAMAGE = {  # the file's bytes from those of a good one
+    "empty": lambda good: b"",
+    "no zip": lambda good: b"<html>404</html>",
+    "cut": lambda good: good[: len(good) // 2],
+    "cut at its end": lambda good: good[:-10],
+    "called encrypted": lambda good: re.sub(rb"(PK\x01\x02.{4})\x00", b"\\1\x01", good, flags=re.DOTALL),
+    "a byte changed": lambda good: good[:3000] + bytes((good[3000] ^ 255,)) + good[3001:],
+    "another array format": lambda good: archive({"x_train.npy": b"NUMPY"}),
+    "a huge array": lambda good: archive(
+        {"x_train.npy": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (9999999999999, 28, 28)}\n")}
+    ),
+    "a negative array": lambda good: archive(
+        {"x_train.npy": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 28, 28)}\n", bytes(784))}
+    ),
+    "a header that is a program": lambda good: archive({"x_train.npy": npy("__import__('os').mkdir('made')\n")}),
+    "a header without an end": lambda good: archive({"x_train.npy": npy("{'descr': '|u1', 'shape': (1, 28, 28\n")}),
+    "a header of brackets": lambda good: archive({"x_train.npy": npy("[" * 9000)}),
+    "more than the array": lambda good: archive(
+        {"x_train.npy": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 28, 28)}\n", bytes(785))}
+    ),
+}
 
 
-@pytest.mark.parametrize("name", [f"{UNPACKED}/{BATCHES[2]}", ARCHIVE])
-def test_a_folder_in_place_of_a_batch_or_the_archive(batches, tmp_path, name):
-    if name != ARCHIVE:
-        write_files(tmp_path / "cifar10" / UNPACKED, batches)
-        (tmp_path / "cifar10" / name).unlink()
-    (tmp_path / "cifar10" / name).mkdir()
-    refusal(lambda: load_dataset("cifar10", tmp_path), f"{tmp_path / 'cifar10' / name}: cannot be read (Is a dir")
-
-
-def test_a_batch_or_archive_that_may_not_be_read(cifar10, batches, tmp_path):
-    load, path = cifar10(batches)
-    path = path / BATCHES[0] if path.is_dir() else path
-    path.chmod(0)
-    with modes_heeded():
-        refusal(load, f"{path}: cannot be read (Permission denied)")
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda packed: b"",
-        lambda packed: b"<html>404</html>",
-        lambda packed: packed[:7],
-        lambda packed: packed[: len(packed) // 2],
-        lambda packed: packed[:-4],
-        lambda packed: packed[:5000] + bytes(100) + packed[5100:],  # pixels alone, which only the checksum shows
-        lambda packed: packed + b"garbage",
-        lambda packed: gzip.decompress(packed),
-        lambda packed: gzip.compress(b"not a tar" * 100),
-        lambda packed: gzip.compress(gzip.decompress(packed)[:20_000]),
-        lambda packed: gzip.compress(gzip.decompress(packed)[:500]),
-    ],
-)
-def test_a_damaged_archive(batches, tmp_path, damage):
-    path = tmp_path / "cifar10" / ARCHIVE
-    write_tar(path, batches)
-    path.write_bytes(damage(path.read_bytes()))
-    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: ", f"delete {path}, and the next run downloads")
-
-
-@pytest.mark.parametrize("pax", [False, True])
-def test_a_member_of_negative_size_leads_nowhere(batches, tmp_path, pax):
-    """It would lead back in the archive, for ever."""
-    first, back = tarfile.TarInfo("a"), tarfile.TarInfo("b")
-    if pax:
-        back.pax_headers = {"size": "-1536"}
-    else:
-        back.size = -512
-    headers = [one.tobuf(tarfile.PAX_FORMAT if pax else tarfile.GNU_FORMAT) for one in (first, back)]
-    path = tmp_path / "cifar10" / ARCHIVE
-    path.write_bytes(gzip.compress(b"".join(headers) + bytes(10_240)))
-    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: ", f"delete {path}, and the next run downloads")
-
-
-@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE])
-def test_an_endless_header_is_not_searched(batches, tmp_path, kind):
-    """Older Pythons' tarfile would search these ten million digits for days; packed, they are ten kilobytes."""
-    header = tarfile.TarInfo("a")
-    header.type, header.size = kind, 10_000_000
-    path = tmp_path / "cifar10" / ARCHIVE
-    path.write_bytes(gzip.compress(header.tobuf() + b"0" * (header.size + 10_240)))
-    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: ", "an extended header of 10,000,000 bytes in it")
-
-
-def test_a_sparse_member_is_no_batch(batches, tmp_path):
-    """Of a thousand images, all of them holes."""
-    path, size = tmp_path / "cifar10" / ARCHIVE, str(1000 * datasets.RECORD)
-    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as tar:
-        for name in BATCHES:
-            member = tarfile.TarInfo(name)
-            member.pax_headers = {"GNU.sparse.map": f"{size},0", "GNU.sparse.size": size}
-            tar.addfile(member)
-    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: ", "is sparse")
-
-
-def test_the_unpacked_folder_goes_before_the_archive(batches, tmp_path, capsys):
-    write_files(tmp_path / "cifar10" / UNPACKED, batches)
-    (tmp_path / "cifar10" / ARCHIVE).write_bytes(b"damaged")
-    load_dataset("cifar10", tmp_path)
-    assert ARCHIVE not in capsys.readouterr().out
-
-
-def special(kind, name, target):
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname = kind, target
-    return member
-
-
-def test_members_that_lead_elsewhere_do_nothing(batches, tmp_path):
-    """Nothing at all is unpacked; a file is found by its last name, wherever the archive says that it belongs."""
-    outside, path = tmp_path / "outside", tmp_path / "cifar10" / ARCHIVE
-    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
-        tar.addfile(special(tarfile.SYMTYPE, UNPACKED, str(outside)))
-        tar.addfile(special(tarfile.SYMTYPE, "link/" + BATCHES[0], "/etc/passwd"))
-        tar.addfile(special(tarfile.LNKTYPE, "link/" + BATCHES[1], "../../etc/passwd"))
-        tar.addfile(special(tarfile.FIFOTYPE, BATCHES[2], ""))
-        tar.addfile(special(tarfile.DIRTYPE, BATCHES[3], ""))
-        for folder, name in zip((f"{outside}/", "../", "../../", "//", "", "a/../"), batches, strict=True):
-            member = tarfile.TarInfo(folder + name)
-            member.size = len(batches[name])
-            tar.addfile(member, io.BytesIO(batches[name]))
+@pytest.mark.parametrize("damage", NPZ_DAMAGE)
+def test_a_damaged_mnist_npz(tmp_path, damage, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "mnist.npz"
+    np.savez(path, **arrays())
+    path.write_bytes(NPZ_DAMAGE[damage](path.read_bytes()))
     before = tree(tmp_path)
-    assert load_dataset("cifar10", tmp_path).train.shape == (20, 32, 32, 3)
+    refusal(lambda: load_dataset("mnist", tmp_path), f"{path}: ", "delete it")
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
-def test_a_link_is_no_batch(batches, tmp_path, kind):
-    path = tmp_path / "cifar10" / ARCHIVE
-    with tarfile.open(path, "w:gz") as tar:
-        for name in BATCHES:
-            tar.addfile(special(kind, name, "/etc/passwd"))
-    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: {BATCHES[0]} is not in it")
+def test_a_small_npz_of_many_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_BYTES_OF_SMALL_FILES", 100_000)
+    np.savez_compressed(tmp_path / "mnist.npz", **arrays() | {"x_train": np.zeros((999, 28, 28), np.uint8)})
+    refusal(lambda: load_dataset("mnist", tmp_path), tmp_path / "mnist.npz", "x_train has 783,344 bytes", "delete it")
 
 
-def inflated(files, size):
-    """Tar archives of the files with so many zeros in a further member, behind the end, and in a header."""
-    member = tarfile.TarInfo("zeros")
-    member.size = size
-    with io.BytesIO() as packed, tarfile.open(fileobj=packed, mode="w") as tar:
-        for name, content in files.items():
-            batch = tarfile.TarInfo(name)
-            batch.size = len(content)
-            tar.addfile(batch, io.BytesIO(content))
-        whole = packed.getvalue()
-    yield member.tobuf() + bytes(size) + whole + bytes(1024)
-    yield whole + bytes(size + 1024)
+# Other sets in the same file names ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", range(2))
-def test_an_archive_that_unpacks_without_end_is_refused_before(place, batches, tmp_path, monkeypatch):
-    path = tmp_path / "cifar10" / ARCHIVE
-    content = list(inflated(batches, 512 * 60_000))[place]
-    path.write_bytes(gzip.compress(content, 9))
-    load_dataset("cifar10", tmp_path)
-    monkeypatch.setattr(datasets, "MOST_OF_SMALL", 10_000_000)
-    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: cannot be read (more than ", "bytes in it")
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("place", ["FashionMNIST/raw", "fashion", "my mnist-like set"])
+def test_a_folder_in_mnists_file_names_is_called_as_it_is(tmp_path, pack, place, capsys):
+    write_idx(tmp_path / place, DIGITS, pack=pack)
+    data = load_dataset(str(tmp_path / Path(place).parts[0]), tmp_path / "elsewhere")
+    check_digits(data)
+    assert data.name == re.sub(" ", "_", Path(place).parts[0]) and data.label_names == tuple("0123456789")
+    assert capsys.readouterr().out == "", "nothing about MNIST's checksums"
 
 
-class Bomb:
-    """Pickled, it makes a folder when it is unpickled."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __reduce__(self):
-        return Path.mkdir, (self.folder,)
+def test_such_a_folder_may_have_other_sizes_and_classes(tmp_path):
+    letters = {"train": (np.zeros((5, 9, 17), np.uint8), np.array([1, 26, 3, 4, 5], np.uint8))}
+    letters["test"] = (np.ones((2, 9, 17), np.uint8), np.array([2, 3], np.uint8))
+    write_idx(tmp_path / "letters", letters)
+    data = load_dataset(str(tmp_path / "letters"), tmp_path, limit=3)
+    assert data.image_shape == (9, 17, 1) and len(data.train) == 3 and len(data.label_names) == 27
 
 
-def test_the_pickled_version_is_not_opened(batches, tmp_path):
-    path, bomb = tmp_path / "cifar10" / ARCHIVE, pickle.dumps(Bomb(tmp_path / "unpickled"))
-    write_tar(path, dict.fromkeys([Path(name).stem for name in BATCHES], bomb), "cifar-10-batches-py/")
-    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: {BATCHES[0]} is not in it")
-    write_tar(path, dict.fromkeys(BATCHES, bomb))
-    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path / BATCHES[0]}: ")
-    assert not (tmp_path / "unpickled").exists()
+@pytest.mark.parametrize("script", ["fc", "conv"])
+def test_such_a_folder_is_trained_as_mnist_is(tmp_path, script):
+    write_idx(tmp_path / "kmnist", DIGITS)
+    constants = vars({"fc": vae_fc, "conv": vae_conv}[script])
+    own = parse_settings(constants, ["--dataset", str(tmp_path / "kmnist")])
+    mnist = parse_settings(constants, ["--dataset", "mnist"])
+    assert own.likelihood == "bernoulli"
+    assert vars(own) | {"dataset": "mnist"} == vars(mnist)
 
 
-def test_another_number_of_images_is_remarked_on(cifar10, batches, monkeypatch, capsys):
-    load, path = cifar10(batches)
-    if path.is_file():
-        publish(monkeypatch, path)
-    load()
-    line = f"{path}: 4 images in a training file and 3 in the test file, not 10,000\n"
-    assert capsys.readouterr().out == line
+def test_such_a_folder_without_one_of_its_files(tmp_path):
+    write_idx(tmp_path / "kmnist", DIGITS)
+    path = tmp_path / "kmnist" / MNIST["test"][1]
+    path.unlink()
+    refusal(lambda: load_dataset(str(tmp_path / "kmnist"), tmp_path), path, "is missing", "put it there")
 
 
-def test_ten_thousand_images_are_not(cifar10, batches, monkeypatch, capsys):
-    """But files in each other's place are, whose labels come in another order."""
-    load, path = cifar10(batches)
-    if path.is_file():
-        publish(monkeypatch, path)
-    parts = {path / name: np.full(10_000, number, np.uint8) for number, name in enumerate(BATCHES)}
-    images = np.zeros((10_000, 1, 1, 3), np.uint8)
-    monkeypatch.setattr(datasets, "check_records", lambda records, path, way_out: (images, parts[path]))
-    monkeypatch.setattr(datasets, "CIFAR_LABELS", hashlib.sha256(b"".join(parts.values())).hexdigest())
-    load()
-    assert capsys.readouterr().out == ""
-    parts[path / BATCHES[-1]] = parts[path / BATCHES[0]]
-    load()
-    assert capsys.readouterr().out == f"{path}: its labels are not CIFAR-10's; were files of it exchanged?\n"
-
-
-@pytest.mark.parametrize(
-    ("dtype", "shape"), [(np.float32, (5, 8, 8, 1)), (np.uint8, (5, 8, 8)), (np.uint8, (5, 3, 8, 8))]
-)
-def test_a_loader_of_ones_own_has_to_make_images(dtype, shape):
-    good, bad = np.zeros((5, 8, 8, 1), np.uint8), np.zeros(shape, dtype)
-    for parts in ((good, bad), (bad, good)):
-        refusal(lambda: datasets.Dataset("mine", *parts, None, None, ()), f"mine: images are {bad.dtype} {list(shape)}")  # noqa: B023
-
-
-def test_another_archive_than_the_published_one_is_remarked_on(batches, tmp_path, capsys):
-    write_tar(tmp_path / "cifar10" / ARCHIVE, batches)
-    load_dataset("cifar10", tmp_path)
-    first = capsys.readouterr().out.splitlines()[0]
-    assert first == f"{tmp_path / 'cifar10' / ARCHIVE}: not byte for byte the published file; used as it is"
-
-
-# Grey ---------------------------------------------------------------------------------------------------------
-
-
-def test_grey_is_bt601_luma_rounded():
-    images = random_images(0, 2500, 4, 3, 3)[0]  # more than two of the blocks in which they are converted
-    grey, exact = datasets.to_grey(images), images.astype(np.float64) @ [0.299, 0.587, 0.114]
-    assert grey.shape == (2500, 4, 3, 1) and grey.dtype == np.uint8
-    assert np.abs(grey[..., 0] - exact).max() <= 0.5 + 1e-9
-
-
-@pytest.mark.parametrize(
-    ("colour", "grey"),
-    [
-        *[((255, 0, 0), 76), ((0, 255, 0), 150), ((0, 0, 255), 29)],
-        *[((255, 255, 0), 226), ((0, 255, 255), 179), ((255, 0, 255), 105)],
-        *[((value, value, value), value) for value in (0, 1, 127, 128, 254, 255)],
-    ],
-)
-def test_grey_of_pure_colours(colour, grey):
-    assert datasets.to_grey(np.array(colour, np.uint8).reshape(1, 1, 1, 3)).item() == grey
-
-
-def test_cifar10_grey_is_cifar10_in_grey(cifar10, batches, tmp_path):
-    colour = cifar10(batches)[0]()
-    grey = load_dataset("cifar10-grey", tmp_path)
-    assert grey.name == "cifar10-grey" and grey.image_shape == (32, 32, 1) and grey.sha256 != colour.sha256
-    converted = {part: datasets.to_grey(getattr(colour, part)) for part in ("train", "test")}
-    assert_same(grey, replace(colour, **converted))
-
-
-# All of them --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def filled(mnist, batches, tmp_path):
-    """A data folder with MNIST and CIFAR-10 in it."""
-    write_tar(tmp_path / "cifar10" / ARCHIVE, batches)
-    return tmp_path
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_types_and_checksum(filled, name):
-    data = load_dataset(name, str(filled))
-    assert data.name == name and data.train.shape[1:] == data.test.shape[1:] == data.image_shape
-    for part in (data.train, data.test, data.train_labels, data.test_labels):
-        assert part.dtype == np.uint8
-    assert len(data.train) == len(data.train_labels) and len(data.test) == len(data.test_labels)
-    assert data.sha256 == hashlib.sha256(data.train.tobytes() + data.test.tobytes()).hexdigest()
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("limit", [1, 4, 1000])
-def test_limit_takes_the_first(filled, name, limit):
-    whole, some = load_dataset(name, filled), load_dataset(name, filled, limit=limit)
-    parts = ("train", "test", "train_labels", "test_labels")
-    assert_same(some, replace(whole, **{part: getattr(whole, part)[:limit] for part in parts}))
-    assert some.label_names == whole.label_names
-    assert some.sha256 == hashlib.sha256(some.train.tobytes() + some.test.tobytes()).hexdigest()
-    assert (some.sha256 == whole.sha256) == (limit >= len(whole.train))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_image_size_is_refused_where_images_have_one_size(filled, name):
-    refusal(lambda: load_dataset(name, filled, image_size=64), "--image-size: ", f"the images of {name} have one size")
-
-
-@pytest.mark.parametrize("name", ["mnits", "no/such/folder", "MNIST"])
-def test_an_unknown_name(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    refusal(lambda: load_dataset(name, tmp_path), f"--dataset {name}: ", *NAMES, "celeba")
-    assert not tree(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "path", "toy_set"),
-    [
-        ("mnist", f"mnist/{MNIST_FILES[0]}", "toy-digits"),
-        ("cifar10", f"cifar10/{ARCHIVE}", "toy-faces"),
-        ("cifar10-grey", f"cifar10/{ARCHIVE}", "toy-faces"),
-    ],
-)
-def test_what_is_missing_is_downloaded(tmp_path, no_network, name, path, toy_set):
-    refusal(lambda: load_dataset(name, tmp_path), "no network")
-    assert no_network == [(tmp_path / path, toy_set)]
-
-
-# Toy sets -----------------------------------------------------------------------------------------------------
-
-
-def forbid_drawing(monkeypatch):
-    def fail(*_, **__):
-        raise AssertionError("drawn again")
-
-    sets = {name: (fail, *row[1:]) for name, row in datasets.TOY_SETS.items()}
-    monkeypatch.setattr(datasets, "TOY_SETS", sets)
-
-
-@pytest.mark.parametrize("name", TINY)
-def test_toy_sets_are_drawn_once(tmp_path, monkeypatch, name):
-    data = load_dataset(name, tmp_path)
-    draw, train, test, label_names = datasets.TOY_SETS[name]
-    images, labels = draw(train + test, seed=0)
-    assert data.name == name and data.label_names == tuple(label_names)
-    assert_same(data, replace(data, train=images[:train], test=images[train:]))
-    assert_same(data, replace(data, train_labels=labels[:train], test_labels=labels[train:]))
-    forbid_drawing(monkeypatch)
-    assert_same(data, load_dataset(name, tmp_path))
-    files = {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
-    assert files == {"images.npy", "labels.npy", "checksums.json"}, "arrays of numbers, no objects"
-
-
-def test_toy_sets_are_drawn_again_by_another_program(tmp_path, monkeypatch):
-    load_dataset("toy-digits", tmp_path)
-    program = tmp_path / "toy.py"
-    program.write_text("# another program")
-    monkeypatch.setattr(toy, "__file__", str(program))
-    forbid_drawing(monkeypatch)
-    with pytest.raises(AssertionError, match="drawn again"):
-        load_dataset("toy-digits", tmp_path)
-
-
-def test_toy_sets_are_drawn_again_in_another_number(tmp_path, monkeypatch):
-    load_dataset("toy-digits", tmp_path)
-    monkeypatch.setitem(datasets.TOY_SETS, "toy-digits", (toy.draw_digits, 9, 4, tuple("0123456789")))
-    data = load_dataset("toy-digits", tmp_path)
-    assert (len(data.train), len(data.test)) == (9, 4)
-
-
-def test_toy_sets_lie_side_by_side(tmp_path, monkeypatch):
-    for name in TINY:
-        load_dataset(name, tmp_path)
-    forbid_drawing(monkeypatch)
-    for name in TINY:
-        assert load_dataset(name, tmp_path, limit=2).train.shape[0] == 2
+def test_such_a_folder_with_two_sizes(tmp_path):
+    content = {"train": random_images(1, 6, 28, 28), "test": random_images(2, 4, 28, 27)}
+    write_idx(tmp_path / "two", content)
+    refusal(lambda: load_dataset(str(tmp_path / "two"), tmp_path), "images of [28, 27]", "training images are [28, 28]")

@@ -20,7 +20,8 @@ import utils
 import vae_conv
 import vae_fc
 from vae import classifier, elbo, evaluation, measures, pictures, pixels
-from vae.data import datasets
+from vae.data import toy
+from vae.data.dataset import Dataset
 from vae.ppca import fit_ppca
 from vae.terminal import NonFiniteError, UserError
 
@@ -231,7 +232,7 @@ def planted(tmp_path, monkeypatch):
     images = [random.integers(0, 256, (count, 2, 2, 3), np.uint8) for count in (60, 30)]
     labels = [np.arange(2 * count).reshape(count, 2) % 2 for count in (60, 30)]
     labels = [np.where(np.arange(len(part))[:, None] % 3 == 0, 1 - part, part) for part in labels]
-    data = datasets.Dataset("planted", *images, *labels, ("Smiling", "Eyeglasses"), "x")
+    data = Dataset("planted", *images, *labels, ("Smiling", "Eyeglasses"), "x")
     monkeypatch.setattr(evaluate, "SAMPLES", 40)
     settings = evaluation.argparse.Namespace(z=12, seed=0, script="fc", likelihood="gaussian", binarize="none", xla=False)
     vae = SimpleNamespace(pixel_means=lambda codes: tf.reshape(tf.cast(codes, tf.float32), (-1, 2, 2, 3)))
@@ -327,7 +328,7 @@ def test_shares_of_attributes_are_of_those_who_have_them():
     labels = np.repeat([[1], [0]], [4, 6], axis=0)
     lost = labels.copy()
     lost[[0, 1, 9]] = [[0], [0], [1]]
-    data = datasets.Dataset("people", *[np.zeros((10, 2, 2, 3), np.uint8)] * 2, labels, labels, ("Smiling",))
+    data = Dataset("people", *[np.zeros((10, 2, 2, 3), np.uint8)] * 2, labels, labels, ("Smiling",))
     seen = {"originals": labels, "reconstructions": lost, "pca": np.zeros((10, 1)), "mean_image": np.ones((1, 1))}
     found = evaluation.attributes(data, {name: [None, answers - 0.5] for name, answers in seen.items()})["Smiling"]
     assert found["presence"] == {"originals": 1, "reconstructions": 0.5, "pca": 0, "mean_image": 1, "retention": 0.5}
@@ -586,7 +587,7 @@ def test_images_smaller_than_the_window_of_ssim(quick, tmp_path, monkeypatch):
 
 def test_other_images_are_refused(small_sets, finished_run, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        datasets, "TOY_SETS", {"toy-digits": (*datasets.TOY_SETS["toy-digits"][:1], 200, 40, "0123456789")}
+        toy, "TOY_SETS", {"toy-digits": (*toy.TOY_SETS["toy-digits"][:1], 200, 40, "0123456789")}
     )
     monkeypatch.setenv("VAE_DATA", str(tmp_path))
     with pytest.raises(UserError, match="other images"):
@@ -627,7 +628,7 @@ def test_a_classifier_that_cannot_be_kept_is_used_once(tmp_path, monkeypatch, ca
     monkeypatch.setattr(classifier, "EPOCHS", 1)
     (tmp_path / "file").touch()
     images, labels = np.zeros((20, 8, 8, 1), np.uint8), np.arange(20) % 2
-    data = datasets.Dataset("dark", images, images, labels, labels, ("a", "b"), "x")
+    data = Dataset("dark", images, images, labels, labels, ("a", "b"), "x")
     features, _ = classifier.load_classifier(data, tmp_path / "file")(images / 255)
     assert features.shape == (20, classifier.FEATURES)
     assert "file: the classifier cannot be kept there (Not a directory)" in capsys.readouterr().out
@@ -639,7 +640,7 @@ def test_sets_of_one_name_keep_a_classifier_each(tmp_path, monkeypatch):
     labels, mirrored = np.arange(20) % 2, {}
     for names, sha256 in ((("cat", "dog"), "1" * 64), (tuple(map(str, range(27))), "2" * 64)):
         images = np.zeros((20, 8, 8, 1), np.uint8)
-        classifier.load_classifier(datasets.Dataset("train", images, images, labels, labels, names, sha256), tmp_path)
+        classifier.load_classifier(Dataset("train", images, images, labels, labels, names, sha256), tmp_path)
     for folder in sorted((tmp_path / "cache").iterdir()):
         kept = keras.models.load_model(folder / "classifier.keras")
         mirrored[folder.name] = any(isinstance(layer, keras.layers.RandomFlip) for layer in kept.layers)
@@ -659,7 +660,7 @@ def test_classifier_finds_planted_labels(tmp_path):
     images = random.integers(0, 100, (700, 16, 16, 1), np.uint8)
     images[:, :8] += 100 * labels[:, 0, None, None, None]
     images[:, 8:] += 100 * labels[:, 1, None, None, None]
-    data = datasets.Dataset("halves", images[:600], images[600:], labels[:600], labels[600:], ("up", "low"), "x")
+    data = Dataset("halves", images[:600], images[600:], labels[:600], labels[600:], ("up", "low"), "x")
     describe = classifier.load_classifier(data, tmp_path)
     features, logits = describe(data.test / 255)
     assert features.shape == (100, classifier.FEATURES)

@@ -11,7 +11,7 @@ from conftest import ROOT, run_script
 import vae_conv
 import vae_fc
 from vae import terminal
-from vae.data.datasets import load_dataset
+from vae.data.registry import load_dataset
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)

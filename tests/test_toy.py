@@ -9,14 +9,6 @@ COUNT, SEED = 300, 5
 BARE = dict.fromkeys(set(toy.FACE_ATTRIBUTES) - set(toy.HAIR), False)  # no attribute but the hair's colour
 
 
-@pytest.fixture(scope="module", autouse=True)
-def silence():
-    """No progress bar, for which Keras would have to load."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(toy, "progress", lambda items, total, label: items)
-        yield
-
-
 @pytest.fixture(scope="module")
 def digits():
     return toy.draw_digits(COUNT, SEED)

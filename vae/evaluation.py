@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from vae import elbo, measures, pictures, pixels
 from vae.classifier import load_classifier
-from vae.data.datasets import Dataset, is_own, load_dataset, with_checksum
+from vae.data.dataset import Dataset
+from vae.data.registry import is_own_folder, load_dataset
 from vae.measures import psnr
 from vae.pictures import picture_rows
 from vae.ppca import fit_ppca
@@ -76,13 +77,13 @@ def load_run(folder, options):
     settings.data_dir = options.data_dir or config["data_dir"]
     data = load_data(settings.dataset, settings.data_dir, settings.image_size, settings.limit)
     if data.sha256 != settings.pixels_sha256:
-        own = is_own(settings.dataset)
+        own = is_own_folder(settings.dataset)
         where = settings.dataset if own else f"{settings.dataset} in {settings.data_dir}"
         way_out = "put those back" if own else "name theirs with --data-dir"
         raise UserError(f"{folder}: was trained on other images than {where} has now; {way_out}")
     if settings.binarize == "threshold":  # nothing of the run has to do with grey
         black_and_white = {part: np.uint8(255) * (getattr(data, part) > 127) for part in ("train", "test")}
-        data = with_checksum(replace(data, **black_and_white))
+        data = replace(data, **black_and_white).with_checksum()
     encoder = load_half(folder / "encoder.keras", data.image_shape, (2 * settings.z,))
     decoder = load_half(folder / "decoder.keras", (settings.z,), data.image_shape)
     if read_metrics(folder) != metrics:  # which goes before networks are replaced, and comes back last

@@ -19,7 +19,7 @@ import numpy as np
 from faces import write_faces
 from PIL import Image
 
-from vae.data import image_files
+from vae.data import celeba
 
 SIZE = 64
 
@@ -27,20 +27,20 @@ SIZE = 64
 def bare_pillow(path):
     """One face, and nothing kept of it."""
     with Image.open(path) as image:
-        np.asarray(image.crop(image_files.FACE).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+        np.asarray(image.crop(celeba.FACE).resize((SIZE, SIZE), Image.Resampling.BICUBIC))
 
 
 def ours(data_dir):
     """The whole of what a run does before it trains."""
     shutil.rmtree(data_dir / "cache", ignore_errors=True)
-    image_files.load_celeba(data_dir, SIZE, None)
+    celeba.load_celeba(data_dir, SIZE, None)
 
 
 def tensorflow_pipeline(paths):
     """A tf.data pipeline over the files, to be gone through once."""
     import tensorflow as tf  # here, so that Pillow's processes do not load it
 
-    left, top, right, bottom = image_files.FACE
+    left, top, right, bottom = celeba.FACE
 
     def decode(path):
         face = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)[top:bottom, left:right]

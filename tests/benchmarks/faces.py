@@ -10,7 +10,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vae.data import toy
-from vae.data.image_files import ALIGNED
+from vae.data.celeba import ALIGNED
 
 DRAWN = 500  # different faces; the others are the same with grain of their own
 

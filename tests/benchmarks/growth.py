@@ -34,7 +34,7 @@ DECODE = """
 import sys, time
 from pathlib import Path
 import keras  # for the progress bar; it takes seconds to import
-from vae.data.image_files import load_celeba
+from vae.data.celeba import load_celeba
 began = time.perf_counter()
 load_celeba(Path(sys.argv[1]), 64, None)
 Path(sys.argv[1], "seconds").write_text(str(time.perf_counter() - began))

@@ -29,7 +29,7 @@ import utils
 import vae_conv
 import vae_fc
 from vae import elbo
-from vae.data.datasets import Dataset
+from vae.data.dataset import Dataset
 
 PEERS = (peers_torch, peers_jax, peers_keras)
 NAMES = ["ours bf16", *(name for peer in PEERS for name in peer.NAMES)]

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from vae.data.datasets import load_dataset
+from vae.data.registry import load_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 GOAL = 105.6  # nats
