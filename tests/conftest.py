@@ -25,7 +25,7 @@ import tensorflow as tf
 import vae_conv
 import vae_fc
 from vae import pictures
-from vae.data import celeba, download, folders, image_files as images, toy
+from vae.data import celeba, download, folders, images, toy
 from vae.terminal import UserError
 
 ROOT = Path(__file__).resolve().parents[1]

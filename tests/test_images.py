@@ -12,7 +12,7 @@ from PIL import EpsImagePlugin, Image
 from sample_sets import caches, save, solid, split_of, write_numbered
 
 from vae.data import folders
-from vae.data import image_files as decoder
+from vae.data import images as decoder
 from vae.data.registry import load_dataset
 from vae.terminal import UserError
 

@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image
 
 from vae.data.download import download, note_if_changed
-from vae.data.layouts import by_file_name, check_not_endless, first_of
+from vae.data.files import by_file_name, check_not_endless, first_of
 from vae.data.folders import split_by_name
-from vae.data.image_files import as_rgb, cache_name, effective_limit, open_images, read_image
+from vae.data.images import as_rgb, cache_name, effective_limit, open_images, read_image
 from vae.terminal import UserError, note, reason
 
 ALIGNED = (178, 218)  # width and height of the aligned images

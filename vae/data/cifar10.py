@@ -14,7 +14,7 @@ import numpy as np
 
 from vae.data.dataset import Dataset
 from vae.data.download import ensure_published, note_if_changed
-from vae.data.layouts import by_file_name, check_not_endless, first_of, max_unpacked
+from vae.data.files import by_file_name, check_not_endless, first_of, max_unpacked
 from vae.terminal import UserError, note, one_line, reason
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from vae.data.layouts import is_endless, plain_name
-from vae.data.image_files import as_rgb, cache_name, effective_limit, open_images, read_image
+from vae.data.files import is_endless, plain_name
+from vae.data.images import as_rgb, cache_name, effective_limit, open_images, read_image
 from vae.terminal import UserError, note, one_line, reason
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".jp2", ".j2k", ".jpx"}

@@ -6,7 +6,7 @@ from pathlib import Path
 from vae.data.celeba import load_celeba
 from vae.data.cifar10 import load_cifar10, load_cifar10_grey
 from vae.data.folders import load_folder
-from vae.data.datasets import idx_folder, load_idx_folder, load_mnist
+from vae.data.mnist import idx_folder, load_idx_folder, load_mnist
 from vae.data.toy import load_toy
 from vae.terminal import UserError
 

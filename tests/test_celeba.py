@@ -29,7 +29,7 @@ from sample_sets import (
     write_images,
 )
 
-from vae.data import image_files as decoder
+from vae.data import images as decoder
 from vae.data.download import UNPACKED
 from vae.data.registry import load_dataset
 

@@ -16,7 +16,7 @@ from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 
 from vae.data.cache import open_cache, save_array
 from vae.data.dataset import Dataset
-from vae.data.layouts import check_not_endless
+from vae.data.files import check_not_endless
 from vae.startup import silent_stderr
 from vae.terminal import UserError, note, one_line, progress, reason
 

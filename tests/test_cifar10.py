@@ -33,7 +33,7 @@ from sample_sets import (
 )
 
 from vae.data import cifar10 as reader
-from vae.data import layouts as files
+from vae.data import files
 from vae.data.registry import load_dataset
 from vae.terminal import UserError
 

@@ -13,8 +13,8 @@ from sample_sets import DIGITS, MNIST, MNIST_FILES, archive, arrays, idx, random
 
 import vae_conv
 import vae_fc
-from vae.data import download, layouts as files
-from vae.data import datasets as reader
+from vae.data import download, files
+from vae.data import mnist as reader
 from vae.data.registry import load_dataset
 from vae.settings import parse_settings
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from vae.data.dataset import Dataset
 from vae.data.download import ensure_published
-from vae.data.layouts import check_not_endless, first_of, max_unpacked, plain_name
+from vae.data.files import check_not_endless, first_of, max_unpacked, plain_name
 from vae.terminal import UserError, note, reason
 
 DIGITS = tuple("0123456789")
