@@ -7,10 +7,10 @@ import numpy as np
 from PIL import Image
 
 from vae.data.download import download, note_if_changed
-from vae.data.files import by_file_name, check_not_endless, first_of
+from vae.data.files import by_file_name, first_of, readable
 from vae.data.folders import split_by_name
 from vae.data.images import as_rgb, cache_name, effective_limit, open_images, read_image
-from vae.terminal import UserError, note, reason
+from vae.terminal import UserError, note
 
 ALIGNED = (178, 218)  # width and height of the aligned images
 FACES = 202_599  # number of images
@@ -83,12 +83,9 @@ def list_unpacked(folder):
 
 def list_archive(path):
     """Return the names of the .jpg files in a zip archive, their sizes and checksums, and a function that opens one."""
-    try:
-        check_not_endless(path)
+    with readable(path, "delete it, and the next run downloads it"):
         archive = zipfile.ZipFile(path)
         entries = by_file_name((entry.filename, entry) for entry in archive.infolist() if is_face(entry))
-    except Exception as error:  # damaged archives make zipfile raise almost anything
-        raise UserError(f"{path}: cannot be read ({reason(error)}); delete it, and the next run downloads it") from None
     names = check_several(sorted(entries), path)
     states = [(entries[name].file_size, entries[name].CRC) for name in names]
     return names, states, lambda name: archive.open(entries[name])
@@ -134,51 +131,63 @@ def split_celeba(source, names, partition):
             note(f"{source}: {len(names):,} of CelebA's {FACES:,} images")
         return split_by_name(names)
     rows = read_partition(partition)
-    known = set(names)
-    train, test = ([name for name, split in rows if split == wanted and name in known] for wanted in ("0", "2"))
-    missing = len(rows) - len(known.intersection(name for name, _ in rows))
-    if missing:
-        note(f"{source}: lacks {missing:,} of the {len(rows):,} images in {partition.name}; the others are used")
+    known = rows.keys() & names
+    train, test = ([name for name, split in rows.items() if split == part and name in known] for part in ("0", "2"))
+    if len(known) < len(rows):
+        missing = f"lacks {len(rows) - len(known):,} of the {len(rows):,} images in {partition.name}"
+        note(f"{source}: {missing}; the others are used")
     if not train or not test:
         note(f"{partition}: no {'test' if train else 'training'} images (partition 0 or 2); {OUR_SPLIT}")
         return split_by_name(names)
-    unknown = len(known.difference(name for name, _ in rows))
+    unknown = len(names) - len(known)
     if unknown:
         note(f"{partition}: does not list {unknown:,} of the {len(names):,} images in {source.name}; they are left out")
     return train, test
 
 
 def read_partition(path):
-    """Return rows of a name and its part, "0" (training), "1" (validation) or "2" (test); each name occurs once."""
-    rows, seen = [cells_of(path, line) for line in read_lines(path)], set()
-    head = int(path.suffix == ".csv" and rows[:1] == [[CSV_NAME, "partition"]])
-    for number, row in enumerate(rows[head:], head + 1):
-        if len(row) != 2 or row[1] not in ("0", "1", "2"):
-            raise UserError(f"{path}: row {number} is not a name and 0, 1 or 2; replace or remove the file")
-        if row[0] in seen:
-            raise UserError(f"{path}: row {number} lists {row[0]} again; replace or remove the file")
-        seen.add(row[0])
-    return rows[head:]
+    """Return {name: "0" (training), "1" (validation) or "2" (test)} in the order of the list."""
+    lines = read_lines(path)
+    head = int(path.suffix == ".csv" and lines[:1] != [] and cells_of(path, lines[0]) == [CSV_NAME, "partition"])
+
+    def convert(values):
+        return values[0] if len(values) == 1 and values[0] in ("0", "1", "2") else None
+
+    return read_rows(path, lines, head, "a name and 0, 1 or 2", convert)
 
 
 def read_attributes(path, names):
     """Return the names of the attributes and their values for these images, 0 or 1, uint8 (len(names), A)."""
     lines = read_lines(path)
     titles, head = attribute_titles(path, lines)
-    table = {}
-    for number, line in enumerate(lines[head:], head + 1):
-        name, *values = cells_of(path, line) or [""]
-        if len(values) != len(titles) or not set(values) <= {"1", "-1"}:
-            wanted = f"a name and {len(titles)} values of 1 or -1"
-            raise UserError(f"{path}: row {number} is not {wanted}; replace or remove the file")
-        if name in table:
-            raise UserError(f"{path}: row {number} lists {name} again; replace or remove the file")
-        table[name] = bytes(value == "1" for value in values)  # 202,599 rows of text would take half a gigabyte
+
+    def convert(values):  # to bytes: 202,599 rows of text would take half a gigabyte
+        valid = len(values) == len(titles) and set(values) <= {"1", "-1"}
+        return bytes(value == "1" for value in values) if valid else None
+
+    table = read_rows(path, lines, head, f"a name and {len(titles)} values of 1 or -1", convert)
     for name in names:
         if name not in table:
             raise UserError(f"{path}: has no row for {name}; replace or remove the file")
     rows = b"".join(table[name] for name in names)
     return titles, np.frombuffer(rows, np.uint8).reshape(len(names), len(titles))
+
+
+def read_rows(path, lines, head, wanted, convert):
+    """Return {name: convert(values)} of the rows below the head; UserError if one is bad or its name occurs twice.
+
+    wanted: what a row is, in words; convert: returns None for bad values.
+    """
+    table = {}
+    for number, line in enumerate(lines[head:], head + 1):
+        name, *values = cells_of(path, line) or [""]
+        value = convert(values)
+        if value is None:
+            raise UserError(f"{path}: row {number} is not {wanted}; replace or remove the file")
+        if name in table:
+            raise UserError(f"{path}: row {number} lists {name} again; replace or remove the file")
+        table[name] = value
+    return table
 
 
 def attribute_titles(path, lines):
@@ -203,8 +212,5 @@ def cells_of(path, line):
 
 def read_lines(path):
     """Return the lines of a text file, without empty ones at its end."""
-    try:
-        check_not_endless(path)
+    with readable(path, "replace it"):
         return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({reason(error)}); replace it") from None

@@ -6,7 +6,6 @@ import io
 import pickle
 import pickletools
 import tarfile
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from vae.data.dataset import Dataset
 from vae.data.download import ensure_published, note_if_changed
-from vae.data.files import by_file_name, check_not_endless, first_of, max_unpacked
+from vae.data.files import by_file_name, first_of, max_unpacked, readable
 from vae.terminal import UserError, note, one_line, reason
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -88,26 +87,19 @@ def read_batches(source, way_out):
 def read_file(path, way_out):
     """Return the content of one of the six files."""
     note_if_changed(path)
-    try:
-        check_not_endless(path)
+    with readable(path, way_out):
         if path.stat().st_size > MAX_BATCH_BYTES:
             raise ValueError(f"{path.stat().st_size:,} bytes are too many")
         return path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({reason(error)}); {way_out}") from None
 
 
 def read_members(archive, names, way_out):
     """Yield name and content of files in an archive, whatever their folders; nothing is unpacked onto the disk."""
-    try:
-        check_not_endless(archive)
-        with BoundedGzip(archive) as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            members = (member for member in tar if Path(member.name).name in names and is_plain_file(member))
-            found = by_file_name((member.name, tar.extractfile(member).read()) for member in members)
-            while file.read(1_000_000):  # read to the end, where gzip verifies its checksum
-                pass
-    except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
-        raise UserError(f"{archive}: cannot be read ({reason(error)}); {way_out}") from None
+    with readable(archive, way_out), BoundedGzip(archive) as file, tarfile.open(fileobj=file, mode="r|") as tar:
+        members = (member for member in tar if Path(member.name).name in names and is_plain_file(member))
+        found = by_file_name((member.name, tar.extractfile(member).read()) for member in members)
+        while file.read(1_000_000):  # read to the end, where gzip verifies its checksum
+            pass
     for name in names:
         if name not in found:
             raise UserError(f"{archive}: {name} is not in it; {way_out}")

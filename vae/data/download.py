@@ -72,11 +72,9 @@ def note_if_changed(path):
     """Print a note if a file differs from the file published under its name."""
     name = path.name.replace(".idx", "-idx")  # Kaggle's spelling
     published = PUBLISHED.get(name) or Published((), "md5", UNPACKED.get(name, ""))
-    try:
+    with contextlib.suppress(OSError):  # about which its reader has a message
         if published.checksum and path.is_file() and checksum(path, published.algorithm) != published.checksum:
             note(one_line(f"{path}: not byte for byte the published file; used as it is"))
-    except OSError:
-        return  # its reader raises an error about it
 
 
 def ensure_published(path, toy):

@@ -1,8 +1,11 @@
-"""Finding files and guarding against odd ones: what the readers of data sets share."""
+"""What the readers of data sets share: finding files, and one clear line about those that cannot be read."""
 
+import contextlib
 import re
 import stat
 from pathlib import Path
+
+from vae.terminal import UserError, reason
 
 MAX_BYTES = 8_000_000_000  # a file that claims to contain more than this is damaged
 MAX_BYTES_OF_SMALL_FILES = 500_000_000  # more than this only if the file itself is at least a hundredth as large
@@ -22,10 +25,19 @@ def is_endless(path):
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
 
 
-def check_not_endless(path):
-    """Raise ValueError if reading a path might never end."""
-    if is_endless(path):
-        raise ValueError("a pipe or a device, which has no end")
+@contextlib.contextmanager
+def readable(path, way_out):
+    """Turn errors in this block, which reads a file, into UserErrors: damaged files make libraries raise anything."""
+    try:
+        if is_endless(path):
+            raise ValueError("a pipe or a device, which has no end")
+        yield
+    except UserError:
+        raise
+    except MemoryError:
+        raise UserError(f"{path}: needs more memory than there is; {way_out}") from None
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read ({reason(error)}); {way_out}") from None
 
 
 def max_unpacked(packed_bytes):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from vae.data.files import is_endless, plain_name
+from vae.data.files import is_endless, plain_name, readable
 from vae.data.images import as_rgb, cache_name, effective_limit, open_images, read_image
 from vae.terminal import UserError, note, one_line, reason
 
@@ -245,10 +245,8 @@ def states_of(folder, names):
     """Return size and time of each file; UserError if one cannot be found."""
     states = []
     for name in names:
-        try:
+        with readable(folder / name, "repair or remove it"):
             state = (folder / name).stat()
-        except OSError as error:
-            raise UserError(f"{folder / name}: cannot be read ({reason(error)}); repair or remove it") from None
         states.append((state.st_size, state.st_mtime_ns))
     return states
 

@@ -8,7 +8,6 @@ import threading
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -16,9 +15,9 @@ from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 
 from vae.data.cache import open_cache, save_array
 from vae.data.dataset import Dataset
-from vae.data.files import check_not_endless
+from vae.data.files import readable
 from vae.startup import silent_stderr
-from vae.terminal import UserError, note, one_line, progress, reason
+from vae.terminal import note, one_line, progress
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000")  # not EPS, which Ghostscript would run
 BLOCK = 32  # images that a thread decodes before it asks for more
@@ -142,25 +141,21 @@ def warnings_by_file():
 def read_image(find, name, convert):
     """Return convert(image) for the image in find(), a path or an open file; errors call it `name`."""
     reading.name = name
-    try:
+    with readable(name, "repair or remove it"):
         image = open_image(find())
         if image.format == "PNG":
             image.verify()  # its checksums, which load() ignores
             image = open_image(find())
         image.load()
-        return convert(image)  # inside `try`, because some damage, as to Exif data, only shows here
-    except MemoryError:
-        raise UserError(f"{name}: needs more memory than there is; make it smaller or remove it") from None
-    except Exception as error:  # damaged files make Pillow and zipfile raise almost anything
-        why = f"not a {', '.join(FORMATS)}" if isinstance(error, UnidentifiedImageError) else reason(error)
-        raise UserError(f"{name}: cannot be read ({why}); repair or remove it") from None
+        return convert(image)  # in this block, because some damage, as to Exif data, only shows here
 
 
 def open_image(source):
     """Open the image in a path or an open file."""
-    if isinstance(source, Path):
-        check_not_endless(source)
-    return Image.open(source, formats=FORMATS)
+    try:
+        return Image.open(source, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(f"not a {', '.join(FORMATS)}") from None
 
 
 # Colours ------------------------------------------------------------------------------------------------------

@@ -6,14 +6,13 @@ import itertools
 import math
 import struct
 import zipfile
-import zlib
 
 import numpy as np
 
 from vae.data.dataset import Dataset
 from vae.data.download import ensure_published
-from vae.data.files import check_not_endless, first_of, max_unpacked, plain_name
-from vae.terminal import UserError, note, reason
+from vae.data.files import first_of, max_unpacked, plain_name, readable
+from vae.terminal import UserError, note
 
 DIGITS = tuple("0123456789")
 SPLITS = {"train": "train", "test": "t10k"}  # our name of a split: the one in MNIST's file names
@@ -134,23 +133,19 @@ def read_idx(path, rank, sides, way_out):
 
     sides: the sizes that each dimension after the first may have. Raises UserError for anything else.
     """
-    try:
-        check_not_endless(path)
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            header = file.read(4 + 4 * rank)
-            if len(header) < 4 + 4 * rank or header[:4] != bytes((0, 0, 8, rank)):
-                raise UserError(f"{path}: not an IDX file of this kind (magic number {header[:4].hex()}); {way_out}")
-            count, *shape = struct.unpack(f">{rank}I", header[4:])
-            if not all(side in sides for side in shape):
-                one_size = len(sides) == 1
-                wanted = [*sides] * len(shape) if one_size else f"{sides[0]} to {sides[-1]} pixels a side"
-                raise UserError(f"{path}: holds items of size {shape}, not of {wanted}; {way_out}")
-            size = count * math.prod(shape)
-            if not 0 < count <= MAX_IMAGES or size > max_unpacked(path.stat().st_size):
-                raise UserError(f"{path}: holds {count:,} items; {way_out}")
-            content = file.read(size + 1)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({reason(error)}); {way_out}") from None
+    with readable(path, way_out), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        header = file.read(4 + 4 * rank)
+        if len(header) < 4 + 4 * rank or header[:4] != bytes((0, 0, 8, rank)):
+            raise UserError(f"{path}: not an IDX file of this kind (magic number {header[:4].hex()}); {way_out}")
+        count, *shape = struct.unpack(f">{rank}I", header[4:])
+        if not all(side in sides for side in shape):
+            one_size = len(sides) == 1
+            wanted = [*sides] * len(shape) if one_size else f"{sides[0]} to {sides[-1]} pixels a side"
+            raise UserError(f"{path}: holds items of size {shape}, not of {wanted}; {way_out}")
+        size = count * math.prod(shape)
+        if not 0 < count <= MAX_IMAGES or size > max_unpacked(path.stat().st_size):
+            raise UserError(f"{path}: holds {count:,} items; {way_out}")
+        content = file.read(size + 1)
     if len(content) != size:
         more = "more" if len(content) > size else "fewer"
         raise UserError(f"{path}: has {more} bytes than its {count} items need; {way_out}")
@@ -176,20 +171,16 @@ def read_npz(path):
 
 def read_array(path, name, rank):
     """Read an array of bytes from an .npz file, without unpickling anything."""
-    try:
-        check_not_endless(path)
-        with zipfile.ZipFile(path) as archive:
-            entry = archive.getinfo(f"{name}.npy")
-            if entry.file_size > max_unpacked(entry.compress_size):
-                raise ValueError(f"{name} has {entry.file_size:,} bytes")
-            with archive.open(entry) as file:
-                array = np.lib.format.read_array(file, allow_pickle=False)
-                if file.read(1):
-                    raise ValueError(f"more data after the array {name}")
-    except KeyError:
-        raise UserError(f"{path}: has no array {name}; {NPZ_HELP}") from None
-    except Exception as error:  # damaged archives make zipfile and NumPy raise almost anything
-        raise UserError(f"{path}: cannot be read ({reason(error)}); {NPZ_HELP}") from None
+    with readable(path, NPZ_HELP), zipfile.ZipFile(path) as archive:
+        if f"{name}.npy" not in archive.namelist():
+            raise UserError(f"{path}: has no array {name}; {NPZ_HELP}")
+        entry = archive.getinfo(f"{name}.npy")
+        if entry.file_size > max_unpacked(entry.compress_size):
+            raise ValueError(f"{name} has {entry.file_size:,} bytes")
+        with archive.open(entry) as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+            if file.read(1):
+                raise ValueError(f"more data after the array {name}")
     if array.dtype != np.uint8 or array.ndim != rank or not len(array):
         raise UserError(f"{path}: {name} is {array.dtype} {list(array.shape)}, not uint8 of rank {rank}; {NPZ_HELP}")
     return array
