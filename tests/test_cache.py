@@ -12,7 +12,7 @@ from vae.terminal import UserError
 
 
 def fill(text):
-    """A build that writes a file."""
+    """Return a build function that writes a file."""
     return lambda folder: (folder / "file").write_text(text)
 
 
@@ -31,7 +31,7 @@ def test_a_cache_is_built_once(tmp_path):
     assert content(folder) == "first"
 
 
-def test_another_signature_builds_anew_and_removes_what_is_outdated(tmp_path):
+def test_another_signature_replaces_the_cache(tmp_path):
     others = [cache.open_cache(tmp_path, name, 1, fill(name)) for name in ("name-64", "name-64-first-5", "na", "name")]
     (tmp_path / "cache" / "name-mine").mkdir()
     folder = cache.open_cache(tmp_path, "name", 2, fill("second"))
@@ -51,8 +51,8 @@ def test_a_build_that_fails_leaves_nothing_new(tmp_path, error):
     assert list((tmp_path / "cache").iterdir()) == [earlier] and content(earlier) == "earlier"
 
 
-def test_a_data_folder_that_may_only_be_read(tmp_path, monkeypatch):
-    """The folder that is named is one that its user knows."""
+def test_a_read_only_data_folder_is_named(tmp_path, monkeypatch):
+    """The error names the folder that the user knows."""
 
     make = cache.Path.mkdir
 
@@ -69,7 +69,7 @@ def test_a_data_folder_that_may_only_be_read(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("folder_age", "file_age", "kept"), [(7200, 7200, False), (0, 0, True), (7200, 60, True)])
 def test_abandoned_folders_are_removed(tmp_path, folder_age, file_age, kept):
-    """Not so those that another process may still be filling."""
+    """But not those that another process may still fill."""
     partial = tmp_path / "cache" / "partial-0123456789abcdef"
     partial.mkdir(parents=True)
     fill("half")(partial)
@@ -97,7 +97,7 @@ def test_a_build_that_another_process_finishes_first_is_used(tmp_path):
     assert caches(tmp_path) == ["name"]
 
 
-def test_others_may_read_a_cache_as_they_may_any_new_folder(tmp_path):
+def test_a_cache_has_the_permissions_of_any_new_folder(tmp_path):
     (tmp_path / "new").mkdir()
     folder = cache.open_cache(tmp_path, "name", 1, fill("whole"))
     assert folder.stat().st_mode == (tmp_path / "new").stat().st_mode
@@ -130,7 +130,7 @@ CACHE_DAMAGE = {  # the damaged file, and its bytes from those of the good one
 
 
 @pytest.mark.parametrize("damage", CACHE_DAMAGE)
-def test_a_damaged_cache_is_made_anew(tmp_path, damage, no_bars, capsys):
+def test_a_damaged_cache_is_built_again(tmp_path, damage, no_bars, capsys):
     write_numbered(tmp_path / "images", ["a/a.png", "b/b.png", "b/c.png"])
     before = load_dataset(str(tmp_path / "images"), tmp_path, 32)
     (folder,) = (tmp_path / "cache").iterdir()

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("no_network", "no_bars")
 
 
 @pytest.fixture(autouse=True)
-def lists_of_nobody(monkeypatch):
+def any_lists(monkeypatch):
     """Print no notes that the lists of these tests differ from the published ones."""
     known = {name: checksum for name, checksum in UNPACKED.items() if "list_" not in name}
     monkeypatch.setattr("vae.data.download.UNPACKED", known)
@@ -45,7 +45,7 @@ def lists_of_nobody(monkeypatch):
 
 @pytest.fixture
 def celeba(tmp_path):
-    """tmp_path/celeba with twelve faces, their attributes and their partition."""
+    """Write twelve faces, their attributes and their partition to tmp_path/celeba; returns the folder."""
     folder = tmp_path / "celeba"
     write_images(folder, FACES)
     (folder / "list_eval_partition.txt").write_text(partition_text())
@@ -55,7 +55,7 @@ def celeba(tmp_path):
 
 @pytest.fixture(params=["folder", "archive"])
 def hold(request, tmp_path):
-    """hold(images) puts them into tmp_path/celeba, unpacked or in an archive; returns the path of either."""
+    """Return a function that writes images to tmp_path/celeba, as a folder or an archive, and returns its path."""
     return lambda images: write_images(tmp_path / "celeba", images, None if request.param == "folder" else "")
 
 
@@ -64,7 +64,7 @@ def load_celeba(celeba, size=32, limit=None):
 
 
 def numbers(images):
-    """Numbers of the faces in these images."""
+    """Return the numbers of the faces in these images."""
     means = images.mean(axis=(1, 2))
     return tuple(np.abs(means[:, None] - COLOURS).sum(axis=2).argmin(axis=1).tolist())
 
@@ -79,11 +79,11 @@ def test_faces_are_cropped_to_the_central_148_pixels(celeba, size):
     assert data.train.dtype == data.test.dtype == np.uint8
     for images, chosen in ((data.train, TRAIN), (data.test, TEST)):
         expected = COLOURS[list(chosen)].astype(int)[:, None, None]
-        assert np.abs(images - expected).max() <= 4  # a column of the rest would make it over 20
+        assert np.abs(images - expected).max() <= 4  # a column of the rest would make it more than 20
 
 
 def one_face(celeba, pixels, size):
-    """What becomes of one face."""
+    """Return what is read of one face."""
     (celeba / "img_align_celeba" / NAMES[TRAIN[0]]).write_bytes(jpeg(pixels))
     return load_celeba(celeba, size).train[0].astype(float)
 
@@ -154,7 +154,7 @@ DEEP = {"16 bits": (40_000, np.uint16, 155), "in 32": (40_000, np.int32, 155), "
 
 @pytest.mark.parametrize("kind", DEEP)
 def test_faces_of_other_modes(kind, celeba):
-    """Which CelebA has not, but somebody's own set in its layout may."""
+    """CelebA has none, but another set in its layout may."""
     value, dtype, grey = DEEP[kind]
     Image.fromarray(np.full((218, 178), value, dtype)).save(celeba / "img_align_celeba" / NAMES[TRAIN[0]], "TIFF")
     assert (load_celeba(celeba).train[0] == grey).all()
@@ -212,7 +212,7 @@ def test_without_a_usable_partition(celeba, capsys, text, line):
     assert capsys.readouterr().out == line.format(path) + rule + "\n" + few
 
 
-def test_lists_that_are_not_the_published_ones(celeba, capsys, monkeypatch):
+def test_lists_that_differ_from_the_published_ones(celeba, capsys, monkeypatch):
     monkeypatch.setattr("vae.data.download.UNPACKED", UNPACKED)
     load_celeba(celeba)
     paths = [celeba / f"list_{name}.txt" for name in ("attr_celeba", "eval_partition")]
@@ -233,7 +233,7 @@ def test_absent_faces(celeba, capsys):
     assert capsys.readouterr().out == f"{celeba / 'img_align_celeba'}: {line}"
 
 
-def test_an_own_split_leaves_no_side_empty(celeba):
+def test_our_own_split_leaves_no_side_empty(celeba):
     (celeba / "list_eval_partition.txt").unlink()
     for name in by_crc(NAMES)[1]:
         (celeba / "img_align_celeba" / name).unlink()
@@ -278,7 +278,7 @@ def test_damaged_attributes(celeba, text, no_bars):
 
 
 @pytest.mark.parametrize("name", ["list_attr_celeba.txt", "list_eval_partition.txt"])
-def test_a_text_file_without_an_end(celeba, name):
+def test_a_list_that_never_ends(celeba, name):
     (celeba / name).unlink()
     (celeba / name).symlink_to("/dev/zero")
     refusal(lambda: load_celeba(celeba), f"{celeba / name}: cannot be read (a pipe or a device", "replace it")
@@ -286,7 +286,7 @@ def test_a_text_file_without_an_end(celeba, name):
 
 @pytest.mark.parametrize("name", ["list_attr_celeba.txt", "list_eval_partition.txt"])
 @pytest.mark.parametrize(("content", "why"), [(None, "Is a directory"), (b"12\n\xff\xfe", "invalid start byte")])
-def test_a_text_file_that_is_none(celeba, name, content, why):
+def test_a_list_that_is_not_text(celeba, name, content, why):
     path = celeba / name
     path.unlink()
     path.mkdir() if content is None else path.write_bytes(content)
@@ -309,7 +309,7 @@ def test_a_damaged_face(hold, damage):
     source = hold(FACES | {NAMES[4]: content})
     celeba = source.parent
     refusal(lambda: load_celeba(celeba), f"{source / NAMES[4]}: cannot be read (", words, "repair or remove it")
-    assert caches(celeba.parent) == [], "no half-made folder"
+    assert caches(celeba.parent) == [], "no unfinished folder"
 
 
 def test_a_damaged_face_that_is_not_needed(celeba):
@@ -349,7 +349,7 @@ def test_a_damaged_zip_archive(tmp_path, damage):
 
 
 def test_a_damaged_face_in_an_archive_is_found_by_its_checksum(tmp_path):
-    """One wrong byte in a JPEG often leaves a picture, only a wrong one."""
+    """A JPEG with one wrong byte often decodes to another picture."""
     path = write_images(tmp_path / "celeba", FACES, "")
     content = bytearray(path.read_bytes())
     content[content.index(FACES[NAMES[4]]) + len(FACES[NAMES[4]]) - 300] ^= 1
@@ -364,8 +364,8 @@ def test_two_faces_of_one_name_in_an_archive(tmp_path):
     refusal(lambda: load_celeba(path.parent), f"{path}: cannot be read (it contains two files {NAMES[3]})")
 
 
-def test_members_that_are_no_faces_are_left_out(tmp_path, capsys):
-    """Too large to be one, or a link; and wherever a path leads, nothing is unpacked."""
+def test_members_that_are_not_faces_are_left_out(tmp_path, capsys):
+    """One is too large; and whatever their paths, nothing is unpacked."""
     (tmp_path / "data").mkdir()
     path = write_images(tmp_path / "data" / "celeba", dict(list(FACES.items())[:9]), "")
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
@@ -379,7 +379,7 @@ def test_members_that_are_no_faces_are_left_out(tmp_path, capsys):
     assert [entry.name for entry in tmp_path.iterdir()] == ["data"]
 
 
-def test_a_link_in_an_archive_is_no_face(tmp_path):
+def test_a_link_in_an_archive_is_not_a_face(tmp_path):
     path = write_images(tmp_path / "celeba", FACES, "")
     link = zipfile.ZipInfo(NAMES[0][:-4] + "0.jpg")
     link.external_attr = 0o120777 << 16
@@ -391,8 +391,8 @@ def test_a_link_in_an_archive_is_no_face(tmp_path):
 # Other layouts ------------------------------------------------------------------------------------------------
 
 
-def test_celeba_as_its_authors_hand_it_out(celeba):
-    """In Img/, Anno/ and Eval/, with what macOS adds on other disks, and a folder left empty beside the archive."""
+def test_the_folders_of_celebas_authors(celeba):
+    """Img/, Anno/ and Eval/, with a file of macOS, and an empty folder beside the archive."""
     before = load_celeba(celeba)
     content = {path.name: path.read_bytes() for path in (celeba / "img_align_celeba").glob("*.jpg")}
     for place in ("Img", "Anno", "Eval"):
@@ -411,7 +411,7 @@ def test_celeba_as_its_authors_hand_it_out(celeba):
     assert load_celeba(celeba).sha256 == before.sha256, "unpacked there"
 
 
-def test_kaggles_celeba_is_the_published_one(celeba):
+def test_the_layout_of_kaggle(celeba):
     before = load_celeba(celeba)
     kaggle(celeba)
     after = load_celeba(celeba)
@@ -503,7 +503,7 @@ def test_a_changed_face_is_noticed(celeba, replace):
     load_celeba(celeba)
     replace(path, other)
     assert numbers(load_celeba(celeba).train) == (TRAIN[1], *TRAIN[1:])
-    assert caches(celeba.parent) == ["celeba-32"], "what has become outdated is removed"
+    assert caches(celeba.parent) == ["celeba-32"], "the outdated cache is removed"
 
 
 @pytest.mark.parametrize("change", [lambda names: names[::-1], lambda names: names[1:]])
@@ -515,7 +515,7 @@ def test_a_changed_partition_is_noticed(celeba, change):
 
 
 def test_a_changed_archive_is_noticed(tmp_path):
-    """Also when the other face has the same number of bytes."""
+    """Even if the other face has the same number of bytes."""
     one, other = (FACES[name].ljust(20_000, b"\0") for name in NAMES[:2])
     path = write_images(tmp_path / "celeba", FACES | {NAMES[0]: one}, "")
     before = load_celeba(path.parent)
@@ -537,7 +537,7 @@ def test_a_failure_leaves_the_earlier_cache(celeba, decode_no_more):
     assert load_celeba(celeba).sha256 == before.sha256
 
 
-def test_sizes_and_limits_have_caches_of_their_own(celeba, decode_no_more):
+def test_each_size_and_limit_has_its_own_cache(celeba, decode_no_more):
     wanted = [(32, None), (64, None), (32, 2), (32, 3)]
     for size, limit in wanted:
         load_celeba(celeba, size, limit)

@@ -42,20 +42,20 @@ pytestmark = pytest.mark.usefixtures("no_network")
 
 @pytest.fixture
 def parts():
-    """Images and labels of five training files of 4 and a test file of 3 images."""
+    """Return images and labels of five training files of 4 images and a test file of 3."""
     return [random_images(seed, 4 if seed < 5 else 3, 32, 32, 3) for seed in range(6)]
 
 
 @pytest.fixture
 def batches(parts, tmp_path):
-    """The files that hold `parts`: {name: content}; tmp_path/cifar10 is there to write them to."""
+    """Return {name: content} of the files with `parts`, and make the folder tmp_path/cifar10 for them."""
     (tmp_path / "cifar10").mkdir()
     return {name: records(*part) for name, part in zip(BATCHES, parts, strict=True)}
 
 
 @pytest.fixture(params=["folder", "archive"])
 def cifar10(request, tmp_path):
-    """cifar10(batches) puts the files there, unpacked or in an archive; returns how to load them, and the path."""
+    """Return a function that writes batches to a folder or an archive and returns a loader and the path."""
 
     def put(batches):
         if request.param == "folder":
@@ -132,7 +132,7 @@ def test_a_folder_in_place_of_a_batch_or_the_archive(batches, tmp_path, name):
     refusal(lambda: load_dataset("cifar10", tmp_path), f"{tmp_path / 'cifar10' / name}: cannot be read (Is a dir")
 
 
-def test_a_batch_or_archive_that_may_not_be_read(cifar10, batches, tmp_path):
+def test_a_batch_or_archive_without_read_permission(cifar10, batches, tmp_path):
     load, path = cifar10(batches)
     path = path / BATCHES[0] if path.is_dir() else path
     path.chmod(0)
@@ -140,7 +140,7 @@ def test_a_batch_or_archive_that_may_not_be_read(cifar10, batches, tmp_path):
         refusal(load, f"{path}: cannot be read (Permission denied)")
 
 
-def test_another_number_of_images_is_remarked_on(cifar10, batches, monkeypatch, capsys):
+def test_a_note_about_another_number_of_images(cifar10, batches, monkeypatch, capsys):
     load, path = cifar10(batches)
     if path.is_file():
         publish(monkeypatch, path)
@@ -149,8 +149,8 @@ def test_another_number_of_images_is_remarked_on(cifar10, batches, monkeypatch, 
     assert capsys.readouterr().out == line
 
 
-def test_ten_thousand_images_are_not(cifar10, batches, monkeypatch, capsys):
-    """But files in each other's place are, whose labels come in another order."""
+def test_a_note_about_swapped_files(cifar10, batches, monkeypatch, capsys):
+    """10,000 images a file cause no note, unless their labels are in another order."""
     load, path = cifar10(batches)
     if path.is_file():
         publish(monkeypatch, path)
@@ -176,7 +176,7 @@ def test_ten_thousand_images_are_not(cifar10, batches, monkeypatch, capsys):
         lambda packed: packed[:7],
         lambda packed: packed[: len(packed) // 2],
         lambda packed: packed[:-4],
-        lambda packed: packed[:5000] + bytes(100) + packed[5100:],  # pixels alone, which only the checksum shows
+        lambda packed: packed[:5000] + bytes(100) + packed[5100:],  # only pixels change, so only the checksum can tell
         lambda packed: packed + b"garbage",
         lambda packed: gzip.decompress(packed),
         lambda packed: gzip.compress(b"not a tar" * 100),
@@ -192,8 +192,8 @@ def test_a_damaged_archive(batches, tmp_path, damage):
 
 
 @pytest.mark.parametrize("pax", [False, True])
-def test_a_member_of_negative_size_leads_nowhere(batches, tmp_path, pax):
-    """It would lead back in the archive, for ever."""
+def test_a_member_of_negative_size(batches, tmp_path, pax):
+    """It leads back in the archive, where a reader could go round forever."""
     first, back = tarfile.TarInfo("a"), tarfile.TarInfo("b")
     if pax:
         back.pax_headers = {"size": "-1536"}
@@ -205,8 +205,8 @@ def test_a_member_of_negative_size_leads_nowhere(batches, tmp_path, pax):
     refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: ", f"delete {path}, and the next run downloads")
 
 
-def test_a_sparse_member_is_no_batch(batches, tmp_path):
-    """Of a thousand images, all of them holes."""
+def test_a_sparse_member_is_not_a_batch(batches, tmp_path):
+    """A thousand images, all of them holes."""
     path, size = tmp_path / "cifar10" / ARCHIVE, str(1000 * reader.RECORD)
     with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as tar:
         for name in BATCHES:
@@ -216,7 +216,7 @@ def test_a_sparse_member_is_no_batch(batches, tmp_path):
     refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: {BATCHES[0]} is not in it")
 
 
-def test_the_unpacked_folder_goes_before_the_archive(batches, tmp_path, capsys):
+def test_the_unpacked_folder_is_preferred_to_the_archive(batches, tmp_path, capsys):
     write_files(tmp_path / "cifar10" / UNPACKED, batches)
     (tmp_path / "cifar10" / ARCHIVE).write_bytes(b"damaged")
     load_dataset("cifar10", tmp_path)
@@ -229,8 +229,8 @@ def special(kind, name, target):
     return member
 
 
-def test_members_that_lead_elsewhere_do_nothing(batches, tmp_path):
-    """Nothing at all is unpacked; a file is found by its last name, wherever the archive says that it belongs."""
+def test_members_with_paths_elsewhere_do_nothing(batches, tmp_path):
+    """Nothing is unpacked; files are found by their names, whatever their folders."""
     outside, path = tmp_path / "outside", tmp_path / "cifar10" / ARCHIVE
     with tarfile.open(path, "w:gz", compresslevel=1) as tar:
         tar.addfile(special(tarfile.SYMTYPE, UNPACKED, str(outside)))
@@ -248,7 +248,7 @@ def test_members_that_lead_elsewhere_do_nothing(batches, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
-def test_a_link_is_no_batch(batches, tmp_path, kind):
+def test_a_link_is_not_a_batch(batches, tmp_path, kind):
     path = tmp_path / "cifar10" / ARCHIVE
     with tarfile.open(path, "w:gz") as tar:
         for name in BATCHES:
@@ -257,7 +257,7 @@ def test_a_link_is_no_batch(batches, tmp_path, kind):
 
 
 def inflated(files, size):
-    """Tar archives of the files with so many zeros in a further member, behind the end, and in a header."""
+    """Yield tar archives of the files with that many zeros in another member, or after the end."""
     member = tarfile.TarInfo("zeros")
     member.size = size
     with io.BytesIO() as packed, tarfile.open(fileobj=packed, mode="w") as tar:
@@ -271,7 +271,7 @@ def inflated(files, size):
 
 
 @pytest.mark.parametrize("place", range(2))
-def test_an_archive_that_unpacks_without_end_is_refused_before(place, batches, tmp_path, monkeypatch):
+def test_an_archive_that_unpacks_to_too_many_bytes(place, batches, tmp_path, monkeypatch):
     path = tmp_path / "cifar10" / ARCHIVE
     content = list(inflated(batches, 512 * 60_000))[place]
     path.write_bytes(gzip.compress(content, 9))
@@ -281,7 +281,7 @@ def test_an_archive_that_unpacks_without_end_is_refused_before(place, batches, t
 
 
 class Bomb:
-    """Pickled, it makes a folder when it is unpickled."""
+    """Makes a folder when it is unpickled."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -290,7 +290,7 @@ class Bomb:
         return Path.mkdir, (self.folder,)
 
 
-def test_the_pickled_version_is_not_opened(batches, tmp_path):
+def test_pickles_in_the_binary_archive_are_not_read(batches, tmp_path):
     path, bomb = tmp_path / "cifar10" / ARCHIVE, pickle.dumps(Bomb(tmp_path / "unpickled"))
     write_tar(path, dict.fromkeys([Path(name).stem for name in BATCHES], bomb), "cifar-10-batches-py/")
     refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: {BATCHES[0]} is not in it")
@@ -299,7 +299,7 @@ def test_the_pickled_version_is_not_opened(batches, tmp_path):
     assert not (tmp_path / "unpickled").exists()
 
 
-def test_another_archive_than_the_published_one_is_remarked_on(batches, tmp_path, capsys):
+def test_a_note_about_an_archive_that_differs_from_the_published_one(batches, tmp_path, capsys):
     write_tar(tmp_path / "cifar10" / ARCHIVE, batches)
     load_dataset("cifar10", tmp_path)
     first = capsys.readouterr().out.splitlines()[0]
@@ -317,7 +317,7 @@ def test_another_archive_than_the_published_one_is_remarked_on(batches, tmp_path
         *("cifar-10-python.tar.gz", "cifar10/cifar-10-batches-py.tar.gz"),
     ],
 )
-def test_cifar10s_python_version(tmp_path, writer, place):
+def test_the_python_version(tmp_path, writer, place):
     if place.endswith(".gz"):
         write_batches(tmp_path / "unpacked", writer)
         (tmp_path / place).parent.mkdir(exist_ok=True)
@@ -334,7 +334,7 @@ def test_cifar10s_python_version(tmp_path, writer, place):
 
 
 class Program:
-    """Pickled, it is a call of any function."""
+    """Calls a function when it is unpickled."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -408,7 +408,7 @@ HOSTILE = {  # what a batch is instead: (content, words of the message)
 
 
 @pytest.mark.parametrize("change", HOSTILE)
-def test_a_pickle_that_is_no_batch_is_refused_and_not_run(tmp_path, change, monkeypatch):
+def test_other_pickles_are_refused_and_not_run(tmp_path, change, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content, words = HOSTILE[change]
     folder = tmp_path / "cifar10" / "cifar-10-batches-py"
@@ -435,7 +435,7 @@ def test_a_cut_pickle(cut):
 
 
 def test_grey_is_bt601_luma_rounded():
-    images = random_images(0, 2500, 4, 3, 3)[0]  # more than two of the blocks in which they are converted
+    images = random_images(0, 2500, 4, 3, 3)[0]  # more than two of the blocks that are converted at once
     grey, exact = reader.to_grey(images), images.astype(np.float64) @ [0.299, 0.587, 0.114]
     assert grey.shape == (2500, 4, 3, 1) and grey.dtype == np.uint8
     assert np.abs(grey[..., 0] - exact).max() <= 0.5 + 1e-9

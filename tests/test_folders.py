@@ -59,7 +59,7 @@ def test_too_few_images(tmp_path, names):
     refusal(lambda: split_of(path, tmp_path), f"--dataset {path}: contains {len(names)} images", "two or more")
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_a_file_is_not_a_folder(tmp_path):
     (tmp_path / "a.png").touch()
     refusal(lambda: split_of(tmp_path / "a.png", tmp_path), f"--dataset {tmp_path / 'a.png'}: no folder of that name")
 
@@ -79,8 +79,8 @@ def test_linked_folders_are_folders_and_loops_end(tmp_path):
     ]
 
 
-def test_a_linked_folder_around_another_is_named(tmp_path, capsys):
-    """Walked after the one inside it, it is left out, or two that lead to each other would be walked for ever."""
+def test_a_link_to_a_folder_around_another_is_named(tmp_path, capsys):
+    """It is read after the folder inside it; two links to each other would be read forever."""
     write_numbered(tmp_path / "pool", ["a.png", "holdout/b.png"])
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "test").symlink_to(tmp_path / "pool" / "holdout")
@@ -91,7 +91,7 @@ def test_a_linked_folder_around_another_is_named(tmp_path, capsys):
 
 
 def test_a_locked_folder_is_named(tmp_path, monkeypatch, capsys):
-    """Left out in silence, its images would be missed, and its class. A disk has some that its user cannot open."""
+    """Disks have folders that their user cannot open; a note tells which images are missing."""
     write_numbered(tmp_path / "images", ["cats/a.png", "dogs/b.png", "dogs/c.png", ".hidden/d.png"])
     scan = os.scandir
 
@@ -131,28 +131,28 @@ def test_names_that_are_not_utf8(tmp_path):
         *[("-rf", "rf"), ("..a", "a"), ("!?", "images"), ("a\nb", "a_b"), ("'; drop", "drop")],
     ],
 )
-def test_the_name_of_a_folder_makes_a_sane_run_name(tmp_path, folder, title):
+def test_a_folder_gives_a_plain_name(tmp_path, folder, title):
     write_numbered(tmp_path / folder, ["a.png", "b.png"])
     assert load_dataset(str(tmp_path / folder), tmp_path, 32).name == title
 
 
 @pytest.mark.parametrize("letter", ["a", "日"])
 def test_a_folder_of_a_very_long_name(tmp_path, letter):
-    """255 bytes are the most that a name can have, and a cache's has a size, a limit and two hashes too."""
+    """A name has 255 bytes at most, and that of a cache also has a size, a limit and two hashes."""
     folder = tmp_path / (letter * (240 // len(letter.encode())))
     write_numbered(folder, named(["train", "test"]))
     data = load_dataset(str(folder), tmp_path, 32, 2)
     assert len(data.train) == 2 and len(data.name.encode()) <= 100 and set(data.name) == {letter}
 
 
-def test_the_folder_here(tmp_path, monkeypatch):
+def test_relative_paths(tmp_path, monkeypatch):
     write_numbered(tmp_path / "photos", ["a.png", "b.png"])
     monkeypatch.chdir(tmp_path / "photos")
     assert load_dataset(".", tmp_path, 32).name == "photos"
     assert load_dataset("../photos/", tmp_path, 32).name == "photos"
 
 
-def test_what_a_run_draws_into_the_folder_of_its_images_is_none_of_them(tmp_path):
+def test_pictures_of_runs_are_left_out(tmp_path):
     folder = tmp_path / "images"
     write_numbered(folder, ["a.png", "b.png", "results/c.png", "config/d.png"])
     (folder / "config" / "config.json").touch()
@@ -165,7 +165,7 @@ def test_what_a_run_draws_into_the_folder_of_its_images_is_none_of_them(tmp_path
     assert after.sha256 == before.sha256 and len(after.train) + len(after.test) == 4
 
 
-def test_a_pipe_is_no_image(tmp_path):
+def test_a_pipe_is_not_an_image(tmp_path):
     write_numbered(tmp_path / "images", ["a.png", "b.png"])
     os.mkfifo(tmp_path / "images" / "c.png")
     data = load_dataset(str(tmp_path / "images"), tmp_path, 32)
@@ -180,7 +180,7 @@ def test_images_that_are_not_read_are_counted(tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path}: 1 .avif and 2 .heic are left out; convert them to .png or .jpg\n"
 
 
-def test_empty_files_are_found_before_the_others_are_decoded(tmp_path):
+def test_empty_files_are_found_before_decoding(tmp_path):
     write_numbered(tmp_path / "images", ["a.png", "b.png"])
     for name in ("x.png", "y.png", "z.png"):
         (tmp_path / "images" / name).touch()
@@ -191,7 +191,7 @@ def test_empty_files_are_found_before_the_others_are_decoded(tmp_path):
     )
 
 
-def test_empty_files_that_are_left_out_do_no_harm(tmp_path):
+def test_empty_files_that_are_not_used_do_no_harm(tmp_path):
     write_numbered(tmp_path / "images", named(("train", "val", "test")))
     (tmp_path / "images/val/cat/0.png").write_bytes(b"")
     data = load_dataset(str(tmp_path / "images"), tmp_path, 32)
@@ -201,7 +201,7 @@ def test_empty_files_that_are_left_out_do_no_harm(tmp_path):
     assert len(load_dataset(str(tmp_path / "images"), tmp_path, 32, limit=2).train) == 2
 
 
-def test_a_network_disks_own_folders_are_none_of_the_users(tmp_path):
+def test_folders_of_a_network_disk_are_left_out(tmp_path):
     write_numbered(tmp_path, ["a.png", "@eaDir/a.png/thumbnail.png"])
     assert [path.name for path in folders.images_in(tmp_path)] == ["a.png"]
 
@@ -249,7 +249,7 @@ def test_limit_of_a_folder(tmp_path, decode_no_more):
     assert split_of(tmp_path / "images", tmp_path, limit=2) == few
 
 
-def test_a_limit_above_the_number_of_images_is_none(tmp_path, decode_no_more):
+def test_a_limit_above_the_number_of_images_has_no_effect(tmp_path, decode_no_more):
     write_numbered(tmp_path / "images", ["a.png", "b.png", "c.png"])
     whole = load_dataset(str(tmp_path / "images"), tmp_path, 32)
     decode_no_more()
@@ -268,7 +268,7 @@ def test_a_limit_above_the_number_of_images_is_none(tmp_path, decode_no_more):
         (("train_set", "test_set"), "train_set", "test_set"),
     ],
 )
-def test_the_parts_of_a_published_split_are_used_as_such(tmp_path, capsys, above, parts, training, testing):
+def test_a_published_split_is_used(tmp_path, capsys, above, parts, training, testing):
     write_numbered(tmp_path / above, named(parts))
     found = arranged(tmp_path)
     assert found.train == [f"{above}{name}" for name in named((training,))]
@@ -288,8 +288,8 @@ def test_the_parts_of_a_published_split_are_used_as_such(tmp_path, capsys, above
         ("seg_train/seg_train", "seg_test/seg_test", ("seg_pred/seg_pred/1.png",)),
     ],
 )
-def test_parts_of_a_split_that_are_packed_twice(tmp_path, capsys, train, test, others):
-    """As Kaggle has "Cat and Dog", "10 Monkey Species" and Intel's scenes."""
+def test_a_published_split_that_is_packed_twice(tmp_path, capsys, train, test, others):
+    """Kaggle has "Cat and Dog", "10 Monkey Species" and Intel's scenes this way."""
     write_numbered(tmp_path, [*named((train, test)), *others])
     found = arranged(tmp_path)
     assert (found.train, found.test) == (named((train,)), named((test,)))
@@ -297,7 +297,7 @@ def test_parts_of_a_split_that_are_packed_twice(tmp_path, capsys, train, test, o
     assert ("; 1 other images are left out" in capsys.readouterr().out) == bool(others)
 
 
-def test_test_images_that_are_training_images_too_are_counted(tmp_path, capsys):
+def test_test_images_that_are_also_training_images_are_counted(tmp_path, capsys):
     write_numbered(tmp_path / "images", named(("train", "test")))
     (tmp_path / "images/test/cat/9.png").write_bytes((tmp_path / "images/train/dog/1.png").read_bytes())
     for _ in range(2):  # decoded, and from the cache
@@ -308,7 +308,7 @@ def test_test_images_that_are_training_images_too_are_counted(tmp_path, capsys):
 # Classes ------------------------------------------------------------------------------------------------------
 
 
-def test_a_class_that_is_called_as_its_part_is_a_class(tmp_path):
+def test_a_class_named_like_its_part_of_the_split(tmp_path):
     write_numbered(tmp_path, named(("train", "test"), kinds=("train", "plane")))
     assert arranged(tmp_path).classes == ["plane", "train"]
 
@@ -316,7 +316,7 @@ def test_a_class_that_is_called_as_its_part_is_a_class(tmp_path):
 @pytest.mark.parametrize(
     "kinds", [("cat", "test"), ("testament", "trainspotting"), ("train", "plane"), ("val", "test"), ("train", "pred")]
 )
-def test_classes_that_are_called_like_parts_of_a_split_are_classes(tmp_path, kinds):
+def test_classes_named_like_parts_of_a_split(tmp_path, kinds):
     write_numbered(tmp_path, [f"{kind}/{number}.png" for kind in kinds for number in range(9)])
     found = arranged(tmp_path)
     assert found.classes == sorted(kinds) and len(found.train) + len(found.test) == 18
@@ -341,7 +341,7 @@ def test_a_limit_takes_from_all_classes(tmp_path):
     assert len(few.labels()) == len(few.train) + len(few.test)
 
 
-def test_test_images_in_none_of_the_classes_leave_no_classes(tmp_path, capsys):
+def test_no_classes_if_test_images_are_in_none(tmp_path, capsys):
     """Tiny ImageNet as published: its test images are unlabelled, in a folder called images."""
     write_numbered(
         tmp_path, named(["train"]) + [f"{part}/images/{number}.png" for part in ("test", "val") for number in range(3)]
@@ -352,7 +352,7 @@ def test_test_images_in_none_of_the_classes_leave_no_classes(tmp_path, capsys):
 
 
 def test_labels_and_pixels_stay_together(tmp_path):
-    """Through the cache, and with a split of their own."""
+    """Through the cache and with a published split."""
     names = named(("train", "test"), kinds=("x", "y", "z"))
     write_numbered(tmp_path / "images", names)
     data = load_dataset(str(tmp_path / "images"), tmp_path, 32)
@@ -386,7 +386,7 @@ def test_folders_by_class_are_labels(tmp_path):
 
 
 @pytest.mark.parametrize("others", [["loose.png"], []])
-def test_no_labels_without_two_classes_that_hold_every_image(tmp_path, others):
+def test_no_labels_unless_two_classes_contain_every_image(tmp_path, others):
     write_classes(tmp_path / "pets", ["cat", "dog"] if others else ["cat"])
     for name in others:
         Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "pets" / name)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("no_bars")
 
 
 def load_one(tmp_path, image, name="a.png", size=32, **options):
-    """What becomes of an image in a folder, which needs two."""
+    """Return what is read of an image; a folder needs two, so it is saved twice."""
     for other in ("", "copy of "):
         save(tmp_path / "images" / (other + name), image, **options)
     data = load_dataset(str(tmp_path / "images"), tmp_path / "data", size)
@@ -48,7 +48,7 @@ def transparent(image, level):
     return image
 
 
-MODES = {  # (image, name, what becomes of it, by how much it may differ)
+MODES = {  # (image, file name, expected colour, tolerance)
     "1, white": (solid(1, "1"), "a.png", (255, 255, 255), 0),
     "1, black": (solid(0, "1"), "a.png", (0, 0, 0), 0),
     "L": (solid(99, "L"), "a.png", (99, 99, 99), 0),
@@ -92,18 +92,18 @@ def test_images_of_every_mode(tmp_path, mode):
 
 
 def test_deep_tiffs_in_which_0_is_white(tmp_path):
-    """As some radiographs and scans have it."""
+    """Some radiographs and scans are stored this way."""
     stored = np.hstack([np.full((40, 20), level, np.uint16) for level in (0, 65_535 // 5)])
     found = load_one(tmp_path, Image.fromarray(stored), "a.tif", tiffinfo={262: 0})
     np.testing.assert_allclose(found[:, [0, -1]], np.broadcast_to([[[255], [204]]], (32, 2, 3)), atol=1)
 
 
-def test_deep_tiffs_of_12_bits_in_which_0_is_white_are_remarked_on(tmp_path, capsys):
+def test_a_note_about_tiffs_of_12_bits_in_which_0_is_white(tmp_path, capsys):
     load_one(tmp_path, deep(4095), "a.tif", tiffinfo={262: 0})
     assert "a.tif: its 16-bit pixels use 12 bits or fewer, which makes them almost white" in capsys.readouterr().out
 
 
-def test_16_bit_pixels_that_use_12_are_remarked_on(tmp_path, capsys):
+def test_a_note_about_16_bit_pixels_that_use_12(tmp_path, capsys):
     write_numbered(tmp_path / "images", ["a.png", "b.png"])
     for name, white in (("dark", 4095), ("bright", 65_535)):
         Image.fromarray(np.full((8, 8), white, np.uint16)).save(tmp_path / "images" / f"{name}.png")
@@ -112,7 +112,7 @@ def test_16_bit_pixels_that_use_12_are_remarked_on(tmp_path, capsys):
     assert f"{tmp_path / 'images' / 'dark.png'}: its 16-bit pixels use 12 bits or fewer" in out and "bright" not in out
 
 
-def test_pixels_beyond_black_and_white_are_remarked_on(tmp_path, capsys):
+def test_a_note_about_pixels_beyond_black_and_white(tmp_path, capsys):
     write_numbered(tmp_path / "images", ["a.png", "b.png"])
     for name, value in (("below", -7), ("above", 100_000), ("within", 40_000)):
         Image.fromarray(np.full((8, 8), value, np.int32)).save(tmp_path / "images" / f"{name}.tif")
@@ -123,12 +123,12 @@ def test_pixels_beyond_black_and_white_are_remarked_on(tmp_path, capsys):
 
 
 def test_floating_point_images_are_refused(tmp_path):
-    """Their white may be 1, 255 or anything: better no images than black ones."""
+    """Their white may be 1, 255 or anything else."""
     path = tmp_path / "images" / "a.tif"
     refusal(lambda: load_one(tmp_path, deep(0.5, np.float32), "a.tif"), f"{path}: cannot be read (", "floating-point")
 
 
-def test_an_animation_gives_its_first_frame(tmp_path):
+def test_the_first_frame_of_an_animation_is_used(tmp_path):
     frames = [solid((0, 0, 250)), solid((250, 0, 0))]
     assert (load_one(tmp_path, solid((0, 250, 0)), "a.gif", save_all=True, append_images=frames) == (0, 250, 0)).all()
 
@@ -140,7 +140,7 @@ RED, GREEN, BLUE = (250, 0, 0), (0, 250, 0), (0, 0, 250)
 
 
 def stripes(colours, width, height, axis):
-    """Stripes of these colours, side by side (axis 1) or one above the other (0)."""
+    """Return stripes of these colours, side by side (axis 1) or one above the other (axis 0)."""
     line = np.repeat(np.array(colours, np.uint8), width, axis=0)
     return np.stack([line] * height, axis=1 - axis)
 
@@ -148,7 +148,7 @@ def stripes(colours, width, height, axis):
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("width", [8, 40, 101])
 def test_the_central_square_is_cut_out(tmp_path, axis, width):
-    """Of what lies beside it there is no more than the resampling of its very edge brings along."""
+    """Only the resampling at its edge may bring in some of the neighbouring colours."""
     found = load_one(tmp_path, stripes((RED, GREEN, BLUE), width, width, axis))
     edge = 6 if width < 32 else 2
     assert (np.take(found, range(edge, 32 - edge), axis) == GREEN).all()
@@ -156,7 +156,7 @@ def test_the_central_square_is_cut_out(tmp_path, axis, width):
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-def test_a_square_that_has_the_size_already_is_kept_to_the_pixel(tmp_path, axis):
+def test_a_square_of_the_right_size_is_unchanged(tmp_path, axis):
     found = load_one(tmp_path, stripes((RED, GREEN, BLUE, RED), 16, 32, axis))
     np.testing.assert_array_equal(found, stripes((GREEN, BLUE), 16, 32, axis))
 
@@ -187,7 +187,7 @@ def test_tiny_images_are_enlarged(tmp_path, shape):
     ],
 )
 def test_photographs_are_turned_upright(tmp_path, name, orientation, axis, red_first):
-    """Stored with red on the left; in Exif, 6 says that what is stored as the left is the top."""
+    """Stored with red on the left; an Exif orientation of 6 says that the stored left is the top."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     found = load_one(
@@ -208,14 +208,14 @@ ODD_TAGS = {
 
 
 def exif_with(tag, kind, value):
-    """Exif data with an orientation of 6 and another tag, whose value of 8 bytes is of that type."""
+    """Return Exif data with an orientation of 6 and another tag with a value of 8 bytes of that type."""
     count = 8 if kind == ASCII else 1
     entries = struct.pack("<HHIHH", 0x0112, SHORT, 1, 6, 0), struct.pack("<HHII", tag, kind, count, 8 + 2 + 24 + 4)
     return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + b"".join(entries) + bytes(4) + value
 
 
 @pytest.mark.parametrize("tag", ODD_TAGS)
-def test_odd_exif_data_costs_no_photograph(tmp_path, tag):
+def test_odd_exif_data_does_no_harm(tmp_path, tag):
     stored = np.hstack([np.full((40, 20, 3), colour, np.uint8) for colour in (RED, BLUE)])
     found = load_one(tmp_path, stored, "a.jpg", exif=exif_with(*ODD_TAGS[tag]))
     assert np.abs(found[:12] - RED).max() < 40 and np.abs(found[20:] - BLUE).max() < 40, "upright"
@@ -256,8 +256,8 @@ def test_a_damaged_image(tmp_path, name):
     assert not (tmp_path / "cache").exists() or caches(tmp_path) == []
 
 
-def test_libtiffs_own_lines_are_kept_off_the_terminal(tmp_path, capfd):
-    """They name no file."""
+def test_libtiffs_messages_are_not_shown(tmp_path, capfd):
+    """They do not name the file."""
     content = bytearray(encoded("TIFF", compression="tiff_deflate"))
     content[len(content) // 2] ^= 255
     write_numbered(tmp_path / "images", ["a.png", "b.png"])
@@ -279,8 +279,8 @@ def test_a_folder_in_place_of_an_image(tmp_path):
         (AttributeError, "'IFDRational' object has no attribute 'encode'"),
     ],
 )
-def test_damage_that_shows_late(tmp_path, monkeypatch, error, text):
-    """Pillow's reader of Exif data raises whatever it may, and only when it is asked for the orientation."""
+def test_damage_that_shows_only_in_the_exif_data(tmp_path, monkeypatch, error, text):
+    """Pillow's reader of Exif data raises anything, and only when it is asked for the orientation."""
 
     def fail(image):
         raise error(text)
@@ -290,8 +290,8 @@ def test_damage_that_shows_late(tmp_path, monkeypatch, error, text):
     refusal(lambda: split_of(tmp_path / "images", tmp_path), tmp_path / "images", "cannot be read (")
 
 
-def test_what_pillow_warns_of_is_a_line_with_the_files_name(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # what has more may be a bomb
+def test_pillows_warnings_become_lines_that_name_the_file(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # Pillow warns of larger images
     write_numbered(tmp_path / "images", ["0\n.png", *(f"{number:02}.png" for number in range(11))])
     train, test = split_of(tmp_path / "images", tmp_path)
     assert sorted(train + test) == list(range(12)), "all are used"
@@ -302,8 +302,8 @@ def test_what_pillow_warns_of_is_a_line_with_the_files_name(tmp_path, monkeypatc
     assert lines[10] == "... and similar warnings about 2 more files"
 
 
-def test_a_program_for_a_printer_is_not_run(tmp_path, monkeypatch):
-    """Pillow would have Ghostscript draw it, whatever the file's name."""
+def test_postscript_is_not_run(tmp_path, monkeypatch):
+    """Pillow would let Ghostscript draw it, whatever the name of the file."""
     write_numbered(tmp_path / "images", ["a.png", "b.png"])
     (tmp_path / "images" / "c.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("drawn"))
@@ -325,7 +325,7 @@ def test_every_changed_bit_of_a_png_is_found_or_harmless(tmp_path):
     assert refused > 7 * len(good)
 
 
-def test_after_a_fault_nobody_decodes_the_rest(monkeypatch):
+def test_after_an_error_the_rest_is_not_decoded(monkeypatch):
     monkeypatch.setattr(decoder, "BLOCK", 2)
     monkeypatch.setattr(decoder, "AHEAD", 100)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
@@ -339,10 +339,10 @@ def test_after_a_fault_nobody_decodes_the_rest(monkeypatch):
 
     with pytest.raises(UserError, match="damaged"):
         list(decoder.decoded_blocks(range(1000), decode))
-    assert len(decoded) < 100, "not all of the 200 that were asked for"
+    assert len(decoded) < 100, "not all of the 200 that were submitted"
 
 
-def test_an_image_that_memory_cannot_hold_is_named(tmp_path, monkeypatch):
+def test_an_image_that_does_not_fit_in_memory_is_named(tmp_path, monkeypatch):
     write_numbered(tmp_path / "images", ["a.png", "b.png"])
 
     def fail(*_):

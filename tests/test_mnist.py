@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("no_network")
 
 @pytest.fixture
 def mnist(tmp_path):
-    """Four small files in tmp_path/mnist; returns what is in them: {split: (images, labels)}."""
+    """Write four small files to tmp_path/mnist; returns their content {split: (images, labels)}."""
     (tmp_path / "mnist").mkdir()
     content = {"train": random_images(1, 6, 28, 28), "test": random_images(2, 4, 28, 28)}
     for split, names in MNIST.items():
@@ -48,7 +48,7 @@ def test_mnist_is_what_the_files_hold(mnist, tmp_path):
 
 
 def test_an_idx_file_byte_by_byte(mnist, tmp_path):
-    """The writer above could share a mistake with the reader: here, the offsets are those of the format."""
+    """Offsets as in the format: idx() could share a mistake with the reader."""
     raw = bytearray(bytes.fromhex("00000803 00000006 0000001c 0000001c") + bytes(6 * 784))
     raw[16 + 4 * 784 + 5 * 28 + 9] = 77  # image 4, row 5, column 9
     (tmp_path / "mnist" / MNIST["train"][0]).write_bytes(gzip.compress(raw))
@@ -84,7 +84,7 @@ PACKED_DAMAGE = {  # what happens to the compressed file
 }
 
 
-def test_a_small_file_of_gigabytes(mnist, tmp_path):
+def test_a_small_file_that_claims_gigabytes(mnist, tmp_path):
     path = tmp_path / "mnist" / MNIST["train"][0]
     path.write_bytes(gzip.compress(struct.pack(">4I", 0x803, 9_000_000, 28, 28) + bytes(999)))
     refusal(lambda: load_mnist(tmp_path), f"{path}: holds 9,000,000 items")
@@ -120,7 +120,7 @@ def test_images_of_another_size(mnist, tmp_path, shape):
 
 @pytest.mark.parametrize("split", MNIST)
 @pytest.mark.parametrize("change", [-1, 1])
-def test_labels_that_are_fewer_or_more_than_images(mnist, tmp_path, split, change):
+def test_fewer_or_more_labels_than_images(mnist, tmp_path, split, change):
     path, count = tmp_path / "mnist" / MNIST[split][1], len(mnist[split][0])
     path.write_bytes(gzip.compress(idx(np.zeros(count + change, np.uint8))))
     counts, either = f"{count + change} labels for {count} images", f"it or {MNIST[split][0]} is wrong: delete"
@@ -128,7 +128,7 @@ def test_labels_that_are_fewer_or_more_than_images(mnist, tmp_path, split, chang
 
 
 @pytest.mark.parametrize("label", [10, 255])
-def test_a_label_that_is_no_digit(mnist, tmp_path, label):
+def test_a_label_that_is_not_a_digit(mnist, tmp_path, label):
     path = tmp_path / "mnist" / MNIST["train"][1]
     path.write_bytes(gzip.compress(idx(np.array([0, 1, 2, label, 9, 0], np.uint8))))
     refusal(lambda: load_mnist(tmp_path), f"{path}: label {label} of image 3 is not a digit")
@@ -142,7 +142,7 @@ def test_a_folder_in_place_of_a_file(mnist, tmp_path, name):
     refusal(lambda: load_mnist(tmp_path), f"{path}: cannot be read (Is a directory)")
 
 
-def test_a_file_that_may_not_be_read(mnist, tmp_path):
+def test_a_file_without_read_permission(mnist, tmp_path):
     path = tmp_path / "mnist" / MNIST["train"][0]
     path.chmod(0)
     with modes_heeded():
@@ -150,7 +150,7 @@ def test_a_file_that_may_not_be_read(mnist, tmp_path):
 
 
 def test_only_missing_files_are_downloaded(mnist, tmp_path, monkeypatch, capsys):
-    """A file that has just been downloaded and checked is not checked, nor remarked on, again."""
+    """A file that was just downloaded is not compared with the published one again."""
     path = tmp_path / "mnist" / MNIST["test"][1]
     content = path.read_bytes()
     path.unlink()
@@ -160,7 +160,7 @@ def test_only_missing_files_are_downloaded(mnist, tmp_path, monkeypatch, capsys)
     assert len(lines) == 3 + 1 and str(path) not in "".join(lines), "the last is about the number of images"
 
 
-def test_other_files_than_the_published_ones_are_used_and_remarked_on(mnist, tmp_path, monkeypatch, capsys):
+def test_files_that_differ_from_the_published_ones_are_used_with_a_note(mnist, tmp_path, monkeypatch, capsys):
     paths = [tmp_path / "mnist" / name for name in MNIST_FILES]
     publish(monkeypatch, paths[0], paths[2])
     load_mnist(tmp_path)
@@ -181,7 +181,7 @@ def check_digits(data, content=DIGITS):
 @pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize("folder", ["mnist", "mnist/raw", "MNIST/raw", "MNIST"])
 @pytest.mark.parametrize("rename", [str, lambda name: name.replace("-idx", ".idx")], ids=["published", "Kaggle"])
-def test_mnist_unpacked_in_torchvisions_folders_and_with_kaggles_names(tmp_path, pack, folder, rename):
+def test_unpacked_files_in_torchvisions_folders_and_under_kaggles_names(tmp_path, pack, folder, rename):
     write_idx(tmp_path / folder, DIGITS, rename, pack)
     data = load_dataset("mnist", tmp_path)
     check_digits(data)
@@ -189,7 +189,7 @@ def test_mnist_unpacked_in_torchvisions_folders_and_with_kaggles_names(tmp_path,
 
 
 @pytest.mark.parametrize("whole", ["MNIST/raw", "npz"])
-def test_what_is_whole_goes_before_what_a_download_began(tmp_path, whole):
+def test_a_complete_set_is_preferred_to_an_unfinished_download(tmp_path, whole):
     write_idx(tmp_path / "mnist", DIGITS)
     for name in (*MNIST["test"], MNIST["train"][1]):
         (tmp_path / "mnist" / name).unlink()
@@ -200,8 +200,8 @@ def test_what_is_whole_goes_before_what_a_download_began(tmp_path, whole):
     check_digits(load_dataset("mnist", tmp_path))
 
 
-def test_other_sets_in_mnists_place_are_remarked_on(tmp_path, capsys):
-    """Unpacked, Fashion-MNIST's files are told apart by their labels alone, parts of MNIST by their number."""
+def test_other_sets_in_place_of_mnist_cause_a_note(tmp_path, capsys):
+    """Only its labels tell unpacked Fashion-MNIST from MNIST; parts of MNIST have fewer images."""
     write_idx(tmp_path / "mnist", DIGITS, pack=False)
     load_dataset("mnist", tmp_path)
     assert "mnist: 6 training and 4 test images, not 60,000 and 10,000\n" in capsys.readouterr().out
@@ -211,8 +211,8 @@ def test_other_sets_in_mnists_place_are_remarked_on(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("folder: its labels are not MNIST's; ")
 
 
-def test_a_folder_of_that_name_is_no_file(tmp_path):
-    """As some archives unpack: a folder train-images-idx3-ubyte/ beside the file train-images.idx3-ubyte."""
+def test_a_folder_with_a_file_name_of_mnist_is_ignored(tmp_path):
+    """Some archives unpack to a folder train-images-idx3-ubyte/ beside the file train-images.idx3-ubyte."""
     write_idx(tmp_path / "mnist", DIGITS, lambda name: name.replace("-idx", ".idx"), pack=False)
     for names in MNIST.values():
         for name in names:
@@ -220,7 +220,7 @@ def test_a_folder_of_that_name_is_no_file(tmp_path):
     check_digits(load_dataset("mnist", tmp_path))
 
 
-def test_a_line_about_training_and_test_files_that_were_exchanged(tmp_path, capsys):
+def test_a_note_about_swapped_training_and_test_files(tmp_path, capsys):
     write_idx(tmp_path / "mnist", {"train": DIGITS["test"], "test": DIGITS["train"]})
     assert len(load_dataset("mnist", tmp_path).train) == 4
     assert "4 training images and 6 test images; were they swapped?" in capsys.readouterr().out
@@ -237,13 +237,13 @@ def test_a_line_about_training_and_test_files_that_were_exchanged(tmp_path, caps
 
 @pytest.mark.parametrize("place", ["mnist.npz", "mnist/mnist.npz"])
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_mnist_as_keras_keeps_it(tmp_path, place, save):
+def test_mnist_npz_of_keras(tmp_path, place, save):
     (tmp_path / "mnist").mkdir()
     save(tmp_path / place, **arrays())
     check_digits(load_dataset("mnist", tmp_path))
 
 
-def test_idx_files_go_before_keras_file(tmp_path):
+def test_idx_files_are_preferred_to_mnist_npz(tmp_path):
     write_idx(tmp_path / "mnist", DIGITS)
     (tmp_path / "mnist.npz").write_bytes(b"junk")
     check_digits(load_dataset("mnist", tmp_path))
@@ -268,7 +268,7 @@ NPZ_CHANGES = {  # what is in mnist.npz instead: (arrays, words of the message)
 
 
 @pytest.mark.parametrize("change", NPZ_CHANGES)
-def test_another_mnist_npz(tmp_path, change):
+def test_other_arrays_in_mnist_npz(tmp_path, change):
     changed, words = NPZ_CHANGES[change]
     content = {name: array for name, array in (arrays() | changed).items() if array is not None}
     np.savez(tmp_path / "mnist.npz", **content)
@@ -314,7 +314,7 @@ def test_a_damaged_mnist_npz(tmp_path, damage, monkeypatch):
     assert tree(tmp_path) == before
 
 
-def test_a_small_npz_of_many_bytes(tmp_path, monkeypatch):
+def test_a_small_npz_that_unpacks_to_many_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MAX_BYTES_OF_SMALL_FILES", 100_000)
     np.savez_compressed(tmp_path / "mnist.npz", **arrays() | {"x_train": np.zeros((999, 28, 28), np.uint8)})
     refusal(lambda: load_dataset("mnist", tmp_path), tmp_path / "mnist.npz", "x_train has 783,344 bytes", "delete it")
@@ -325,7 +325,7 @@ def test_a_small_npz_of_many_bytes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize("place", ["FashionMNIST/raw", "fashion", "my mnist-like set"])
-def test_a_folder_in_mnists_file_names_is_called_as_it_is(tmp_path, pack, place, capsys):
+def test_another_set_is_named_after_its_folder(tmp_path, pack, place, capsys):
     write_idx(tmp_path / place, DIGITS, pack=pack)
     data = load_dataset(str(tmp_path / Path(place).parts[0]), tmp_path / "elsewhere")
     check_digits(data)
@@ -333,7 +333,7 @@ def test_a_folder_in_mnists_file_names_is_called_as_it_is(tmp_path, pack, place,
     assert capsys.readouterr().out == "", "nothing about MNIST's checksums"
 
 
-def test_such_a_folder_may_have_other_sizes_and_classes(tmp_path):
+def test_another_set_may_have_other_sizes_and_classes(tmp_path):
     letters = {"train": (np.zeros((5, 9, 17), np.uint8), np.array([1, 26, 3, 4, 5], np.uint8))}
     letters["test"] = (np.ones((2, 9, 17), np.uint8), np.array([2, 3], np.uint8))
     write_idx(tmp_path / "letters", letters)
@@ -342,7 +342,7 @@ def test_such_a_folder_may_have_other_sizes_and_classes(tmp_path):
 
 
 @pytest.mark.parametrize("script", ["fc", "conv"])
-def test_such_a_folder_is_trained_as_mnist_is(tmp_path, script):
+def test_another_set_is_trained_with_the_settings_of_mnist(tmp_path, script):
     write_idx(tmp_path / "kmnist", DIGITS)
     constants = vars({"fc": vae_fc, "conv": vae_conv}[script])
     own = parse_settings(constants, ["--dataset", str(tmp_path / "kmnist")])
@@ -351,14 +351,14 @@ def test_such_a_folder_is_trained_as_mnist_is(tmp_path, script):
     assert vars(own) | {"dataset": "mnist"} == vars(mnist)
 
 
-def test_such_a_folder_without_one_of_its_files(tmp_path):
+def test_another_set_with_a_missing_file(tmp_path):
     write_idx(tmp_path / "kmnist", DIGITS)
     path = tmp_path / "kmnist" / MNIST["test"][1]
     path.unlink()
     refusal(lambda: load_dataset(str(tmp_path / "kmnist"), tmp_path), path, "is missing", "put it there")
 
 
-def test_such_a_folder_with_two_sizes(tmp_path):
+def test_another_set_with_two_image_sizes(tmp_path):
     content = {"train": random_images(1, 6, 28, 28), "test": random_images(2, 4, 28, 27)}
     write_idx(tmp_path / "two", content)
     refusal(lambda: load_dataset(str(tmp_path / "two"), tmp_path), "images of [28, 27]", "training images are [28, 28]")

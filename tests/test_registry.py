@@ -89,7 +89,7 @@ def test_an_unknown_name(tmp_path, monkeypatch, name):
         ("cifar10-grey", f"cifar10/{ARCHIVE}", "toy-faces"),
     ],
 )
-def test_what_is_missing_is_downloaded(tmp_path, no_network, name, path, toy_set):
+def test_missing_files_are_downloaded(tmp_path, no_network, name, path, toy_set):
     refusal(lambda: load_dataset(name, tmp_path), "no network")
     assert no_network == [(tmp_path / path, toy_set)]
 
@@ -97,7 +97,7 @@ def test_what_is_missing_is_downloaded(tmp_path, no_network, name, path, toy_set
 @pytest.mark.parametrize(
     ("dtype", "shape"), [(np.float32, (5, 8, 8, 1)), (np.uint8, (5, 8, 8)), (np.uint8, (5, 3, 8, 8))]
 )
-def test_a_loader_of_ones_own_has_to_make_images(dtype, shape):
+def test_a_dataset_has_to_have_uint8_images(dtype, shape):
     good, bad = np.zeros((5, 8, 8, 1), np.uint8), np.zeros(shape, dtype)
     for parts in ((good, bad), (bad, good)):
         refusal(lambda: Dataset("mine", *parts, None, None, ()), f"mine: images are {bad.dtype} {list(shape)}")  # noqa: B023

@@ -28,18 +28,18 @@ class Published:
     checksum: str
 
 
-def mnist_file(name, md5):
-    mirrors = "https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"
-    return Published(tuple(mirror + name for mirror in mirrors), "md5", md5)
-
-
+MNIST_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
 MNIST_MD5 = {
     "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
     "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
     "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
     "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
 }
-PUBLISHED = {name: mnist_file(name, md5) for name, md5 in MNIST_MD5.items()} | {
+PUBLISHED = {
+    **{name: Published(tuple(url + name for url in MNIST_MIRRORS), "md5", md5) for name, md5 in MNIST_MD5.items()},
     "cifar-10-binary.tar.gz": Published(
         ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
         "sha256",
