@@ -134,7 +134,7 @@ def damages(layout, path, content):
 
 
 def mutated(random, content, text):
-    """Return the content with a piece, often of its first 200 bytes or a line of text, changed, removed, doubled, ..."""
+    """Return the content with a piece, often of its first 200 bytes or a line, changed, removed, doubled, ..."""
     if text and random.random() < 0.5:
         lines = content.splitlines(keepends=True)
         start = sum(map(len, lines[: (number := int(random.integers(len(lines))))]))

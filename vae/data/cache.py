@@ -28,7 +28,8 @@ def open_cache(data_dir, name, signature, build):
     folder = Path(data_dir) / "cache" / f"{name}-{digest}"
     if folder.is_dir() and not is_intact(folder):
         note(f"{folder}: is damaged, so it is built again")
-        remove_folder(folder)
+        with partial_folder(folder.parent) as partial, contextlib.suppress(FileNotFoundError):  # others may do the same
+            folder.rename(partial / folder.name)
     if not folder.is_dir():
         with partial_folder(folder.parent) as partial:
             try:
@@ -77,14 +78,6 @@ def checksum(path, algorithm="sha256"):
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def remove_folder(folder):
-    """Remove a folder: for other processes, which may do the same, it disappears at once."""
-    aside = folder.with_name(f"partial-{secrets.token_hex(8)}")
-    with contextlib.suppress(FileNotFoundError):
-        folder.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def save_array(path, array):

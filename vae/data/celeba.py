@@ -27,7 +27,10 @@ def load_celeba(data_dir, size, limit):
     """
     folder = data_dir / "celeba"
     source = find_faces(folder)
-    names, states, find = list_unpacked(source) if source.is_dir() else list_archive(source)
+    states, find = list_unpacked(source) if source.is_dir() else list_archive(source)
+    names = list(states)
+    if len(names) < 2:
+        raise UserError(f"{source}: holds {len(names)} .jpg images; put them there, or move it away for a download")
     attributes = find_list(folder, "Anno", "list_attr_celeba")
     partition = find_list(folder, "Eval", "list_eval_partition")
     for path in (attributes, partition):
@@ -36,7 +39,7 @@ def load_celeba(data_dir, size, limit):
     limit = effective_limit(limit, max(train, test, key=len))
     splits = [train[:limit], test[:limit]]
     lists = [file_state(path) for path in (attributes, partition)]
-    signature = [size, limit, list(zip(names, states, strict=True)), lists]
+    signature = [size, limit, list(states.items()), lists]
 
     def central_face(image):
         if image.size != ALIGNED:
@@ -75,20 +78,19 @@ def find_faces(folder):
 
 
 def list_unpacked(folder):
-    """Return the names of the .jpg files in a folder, their sizes and times, and a function that finds one."""
+    """Return {name: (size, time)} of the .jpg files in a folder, in order, and a function that finds one."""
     entries = {entry.name: entry.stat() for entry in os.scandir(folder) if is_jpeg(entry.name)}
-    names = check_several(sorted(entries), folder)
-    return names, [(entries[name].st_size, entries[name].st_mtime_ns) for name in names], lambda name: folder / name
+    states = {name: (entries[name].st_size, entries[name].st_mtime_ns) for name in sorted(entries)}
+    return states, lambda name: folder / name
 
 
 def list_archive(path):
-    """Return the names of the .jpg files in a zip archive, their sizes and checksums, and a function that opens one."""
+    """Return {name: (size, checksum)} of the .jpg files in a zip archive, in order, and a function that opens one."""
     with readable(path, "delete it, and the next run downloads it"):
         archive = zipfile.ZipFile(path)
         entries = by_file_name((entry.filename, entry) for entry in archive.infolist() if is_face(entry))
-    names = check_several(sorted(entries), path)
-    states = [(entries[name].file_size, entries[name].CRC) for name in names]
-    return names, states, lambda name: archive.open(entries[name])
+    states = {name: (entries[name].file_size, entries[name].CRC) for name in sorted(entries)}
+    return states, lambda name: archive.open(entries[name])
 
 
 def is_face(entry):
@@ -100,13 +102,6 @@ def is_face(entry):
 def is_jpeg(name):
     """Whether a file name is a photograph's; macOS puts hidden files of similar names beside them."""
     return name.lower().endswith(".jpg") and not name.startswith(".")
-
-
-def check_several(names, source):
-    """Return the names; raise UserError if there are fewer than two."""
-    if len(names) < 2:
-        raise UserError(f"{source}: holds {len(names)} .jpg images; put them there, or move it away for a download")
-    return names
 
 
 # Lists --------------------------------------------------------------------------------------------------------

@@ -113,11 +113,11 @@ def fetch(url, published, path):
                 complete = get_file(path.name, url, cache_dir=folder, cache_subdir="", **expected)
         except Exception as error:
             reason = network_reason(error)
-            if not reason:
-                if isinstance(error, OSError):
-                    name_file(error, path)  # the error of a full disk has no name
-                raise
-            return " ".join(reason.split())
+            if reason:
+                return " ".join(reason.split())
+            if isinstance(error, OSError):
+                name_file(error, path)  # the error of a full disk has no name
+            raise
         Path(complete).replace(path)
     return None
 

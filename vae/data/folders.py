@@ -40,10 +40,10 @@ def load_folder(folder, data_dir, size, limit):
     found = arrange(folder, names)
     limit = effective_limit(limit, max(found.train, found.test, key=len))
     found = found.at_most(limit)
-    check_not_empty(folder, [*found.train, *found.test], dict(zip(names, states, strict=True)))
+    check_not_empty(folder, [*found.train, *found.test], states)
     place = folder.resolve()
     title = plain_name(place)
-    signature = [str(place), size, limit, list(zip(names, states, strict=True)), found.classes]
+    signature = [str(place), size, limit, list(states.items()), found.classes]
 
     def decode(file):
         return read_image(lambda: folder / file, folder / file, lambda image: centre_square(image, size))
@@ -227,13 +227,9 @@ def entries_below(folder):
         note(one_line(f"{error.filename}: cannot be read ({reason(error)}), so it is left out"))
 
     for place, folders, files in os.walk(folder, onerror=report, followlinks=True):
-        folders[:] = [name for name in sorted(folders) if not is_hidden(name) and is_new(Path(place, name))]
+        own = sorted(name for name in folders if not name.startswith(".") and name != "@eaDir")  # of a network disk
+        folders[:] = [name for name in own if is_new(Path(place, name))]
         yield from (Path(place, name) for name in folders + files)
-
-
-def is_hidden(name):
-    """Whether a folder is not the user's: hidden, or made by a network disk."""
-    return name.startswith(".") or name == "@eaDir"
 
 
 def is_image(path):
@@ -242,12 +238,12 @@ def is_image(path):
 
 
 def states_of(folder, names):
-    """Return size and time of each file; UserError if one cannot be found."""
-    states = []
+    """Return {name: (size, time)} of the files; UserError if one cannot be found."""
+    states = {}
     for name in names:
         with readable(folder / name, "repair or remove it"):
             state = (folder / name).stat()
-        states.append((state.st_size, state.st_mtime_ns))
+        states[name] = state.st_size, state.st_mtime_ns
     return states
 
 
