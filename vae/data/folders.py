@@ -49,8 +49,8 @@ def load_folder(folder, data_dir, size, limit):
         return read_image(lambda: folder / file, folder / file, lambda image: centre_square(image, size))
 
     def labels():
-        names = [re.sub(r"[^\w .,+-]", "_", name) for name in found.classes]  # as a legend can show them
-        return names, np.array(found.labels(), np.int32)
+        plain = [re.sub(r"[^\w .,+-]", "_", name) for name in found.classes]  # as a legend can show them
+        return plain, np.array(found.labels(), np.int32)
 
     unique = f"{title}-{zlib.crc32(os.fsencode(place)):08x}"  # two folders called "train" have two caches
     cache = data_dir, cache_name(unique, size, limit), signature
@@ -227,8 +227,8 @@ def entries_below(folder):
         note(one_line(f"{error.filename}: cannot be read ({reason(error)}), so it is left out"))
 
     for place, folders, files in os.walk(folder, onerror=report, followlinks=True):
-        own = sorted(name for name in folders if not name.startswith(".") and name != "@eaDir")  # of a network disk
-        folders[:] = [name for name in own if is_new(Path(place, name))]
+        visible = sorted(name for name in folders if not name.startswith(".") and name != "@eaDir")  # a NAS's own folder
+        folders[:] = [name for name in visible if is_new(Path(place, name))]
         yield from (Path(place, name) for name in folders + files)
 
 
