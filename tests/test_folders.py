@@ -249,6 +249,13 @@ def test_limit_of_a_folder(tmp_path, decode_no_more):
     assert split_of(tmp_path / "images", tmp_path, limit=2) == few
 
 
+def test_a_limit_always_takes_the_same_images():
+    """In every version of the program, or runs with --limit could not be compared."""
+    names = [f"{number:02}.png" for number in range(40)]
+    assert folders.spread(names, 4) == ["02.png", "03.png", "16.png", "28.png"]
+    assert folders.split_by_name(names)[1] == ["12.png", "38.png", "39.png"]
+
+
 def test_a_limit_above_the_number_of_images_has_no_effect(tmp_path, decode_no_more):
     write_numbered(tmp_path / "images", ["a.png", "b.png", "c.png"])
     whole = load_dataset(str(tmp_path / "images"), tmp_path, 32)

@@ -227,7 +227,7 @@ def entries_below(folder):
         note(one_line(f"{error.filename}: cannot be read ({reason(error)}), so it is left out"))
 
     for place, folders, files in os.walk(folder, onerror=report, followlinks=True):
-        visible = sorted(name for name in folders if not name.startswith(".") and name != "@eaDir")  # a NAS's own folder
+        visible = sorted(name for name in folders if not name.startswith(".") and name != "@eaDir")  # a NAS's own
         folders[:] = [name for name in visible if is_new(Path(place, name))]
         yield from (Path(place, name) for name in folders + files)
 
