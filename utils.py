@@ -14,7 +14,8 @@ from pathlib import Path
 
 from vae import checkpoints, distributed, keras, np, pictures, pixels, ppca, precision, resuming, run_folder, steps, tf
 from vae.board import Board
-from vae.data.datasets import Dataset, load_dataset
+from vae.data.dataset import Dataset
+from vae.data.registry import load_dataset
 from vae.distributed import on_devices
 from vae.elbo import Vae
 from vae.measures import active_units, psnr

@@ -24,7 +24,7 @@ import utils
 import vae_conv
 import vae_fc
 from vae import keras, pictures, tf
-from vae.data import datasets, image_files
+from vae.data import celeba, download, folders, images, toy
 from vae.terminal import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,26 +42,53 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture
 def no_network(monkeypatch):
-    """Downloads fail; returns the list of those that were tried."""
+    """Let downloads fail; returns the list of those that were tried."""
     tried = []
 
     def fail(path, toy_set):
         tried.append((path, toy_set))
         raise UserError(f"{path.name}: no network")
 
-    for module in (datasets, image_files):
+    for module in (download, celeba):
         monkeypatch.setattr(module, "download", fail)
     return tried
 
 
+def publish(monkeypatch, *paths):
+    """Let these files be the published ones."""
+    table = {}
+    for path in paths:
+        algorithm = download.PUBLISHED[path.name].algorithm
+        table[path.name] = download.Published((), algorithm, download.checksum(path, algorithm))
+    monkeypatch.setattr(download, "PUBLISHED", download.PUBLISHED | table)
+
+
 @pytest.fixture
 def no_bars(monkeypatch):
-    """Images are decoded without a progress bar, for which Keras would have to load."""
-    monkeypatch.setattr(image_files, "progress", lambda items, total, label: items)
+    """Decode and draw images without progress bars; returns the list of their labels."""
+    labels = []
+
+    def progress(items, total, label):
+        labels.append(label)
+        return items
+
+    for module in (images, toy):
+        monkeypatch.setattr(module, "progress", progress)
+    return labels
+
+
+@pytest.fixture
+def decode_no_more(monkeypatch):
+    """Return a function that makes all further decoding fail."""
+
+    def fail(*_):
+        raise AssertionError("decoded again")
+
+    return lambda: [monkeypatch.setattr(module, "read_image", fail) for module in (celeba, folders)]
 
 
 def refusal(load, *parts):
-    """The message of a load that is refused: one line with these parts in it."""
+    """Return the message of a load that is refused: one line that contains these parts."""
     with pytest.raises(UserError) as caught:
         load()
     message = str(caught.value)
@@ -93,9 +120,9 @@ def modes_heeded():
 
 
 def use_few_images(patch, data_dir):
-    """Toy sets of a few hundred images, drawn once a session."""
-    sets = {name: (row[0], *SMALL[name], row[3]) for name, row in datasets.TOY_SETS.items()}
-    patch.setattr(datasets, "TOY_SETS", sets)
+    """Let toy sets have a few hundred images, drawn once a session."""
+    sets = {name: (row[0], *SMALL[name], row[3]) for name, row in toy.TOY_SETS.items()}
+    patch.setattr(toy, "TOY_SETS", sets)
     patch.setenv("VAE_DATA", str(data_dir))
 
 

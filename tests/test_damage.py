@@ -1,7 +1,7 @@
-"""Hundreds of damaged inputs: each is read as it was, or refused in one line that names the file, and nothing else.
+"""Hundreds of damaged inputs: each is read as before, or refused in one line that names the file.
 
-Twelve of the layouts that are read are written small and whole, then one of their files at a time is cut, bent or
-blocked. The long form, which prints its counts too, damages thousands at random:
+Twelve layouts are written as small, good sets; then one of their files at a time is cut, changed or blocked. Both tests
+print their counts. The slow one damages thousands of files at random:
 
     python -m pytest -m slow -n 0 tests/test_damage.py
 """
@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_image_files as faces
-import test_layouts as layouts
-from test_datasets import ARCHIVE, BATCHES, UNPACKED, random_images, records, tree, write_tar
+import sample_sets as samples
+from PIL import Image
+from sample_sets import ARCHIVE, BATCHES, UNPACKED, random_images, records, tree, write_tar
 
-from vae.data.datasets import load_dataset
+from vae.data.registry import load_dataset
 from vae.terminal import UserError
 
 pytestmark = pytest.mark.usefixtures("no_network", "no_bars")
@@ -32,7 +32,7 @@ GARBAGE = b"<html>404 Not Found</html>\n"
 
 @dataclass(frozen=True)
 class Layout:
-    """A good data set as {path: content} in a data folder, and how its files can be damaged."""
+    """A good data set as {path: content} in a data folder, and which of its files reveal damage."""
 
     dataset: str
     files: dict
@@ -46,36 +46,36 @@ def read_tree(folder):
 
 def celeba_files(tmp_path, kaggle=False):
     folder = tmp_path / "celeba"
-    faces.write_images(folder, faces.FACES)
-    (folder / "list_eval_partition.txt").write_text(faces.partition_text())
-    (folder / "list_attr_celeba.txt").write_text(faces.attributes_text())
+    samples.write_images(folder, samples.FACES)
+    (folder / "list_eval_partition.txt").write_text(samples.partition_text())
+    (folder / "list_attr_celeba.txt").write_text(samples.attributes_text())
     if kaggle:
-        layouts.kaggle(folder)
+        samples.kaggle(folder)
     return read_tree(tmp_path)
 
 
 def packed_celeba(files):
     texts = {name: content for name, content in files.items() if name.endswith(".txt")}
     members = {name.split("/", 1)[1]: content for name, content in files.items() if name.endswith(".jpg")}
-    return texts | {"celeba/img_align_celeba.zip": layouts.archive(members)}
+    return texts | {"celeba/img_align_celeba.zip": samples.archive(members)}
 
 
 def image_bytes(number, form):
     random = np.random.default_rng(number)
     pixels = np.repeat(np.repeat(random.integers(0, 256, (6, 6, 3), np.uint8), 4, 0), 4, 1)
     file = io.BytesIO()
-    faces.Image.fromarray(pixels).save(file, form)
+    Image.fromarray(pixels).save(file, form)
     return file.getvalue()
 
 
 def all_layouts(tmp_path):
-    """Each layout by its name."""
+    """Return {name: layout}."""
     made = {}
     for name, write in {
-        "mnist, gzipped": lambda folder: layouts.write_idx(folder / "mnist", layouts.DIGITS),
-        "mnist, unpacked": lambda folder: layouts.write_idx(folder / "MNIST" / "raw", layouts.DIGITS, pack=False),
-        "mnist of Keras": lambda folder: np.savez_compressed(folder / "mnist.npz", **layouts.arrays()),
-        "cifar10, Python version": lambda folder: layouts.write_batches(folder / "cifar-10-batches-py"),
+        "mnist, gzipped": lambda folder: samples.write_idx(folder / "mnist", samples.DIGITS),
+        "mnist, unpacked": lambda folder: samples.write_idx(folder / "MNIST" / "raw", samples.DIGITS, pack=False),
+        "mnist of Keras": lambda folder: np.savez_compressed(folder / "mnist.npz", **samples.arrays()),
+        "cifar10, Python version": lambda folder: samples.write_batches(folder / "cifar-10-batches-py"),
         "celeba": lambda folder: celeba_files(folder),
         "celeba of Kaggle": lambda folder: celeba_files(folder, kaggle=True),
     }.items():
@@ -110,7 +110,7 @@ def all_layouts(tmp_path):
 
 
 def damages(layout, path, content):
-    """(name, what is in place of the content: bytes, or a function of the path); the same ones every time."""
+    """Yield names of damages and what replaces the content: bytes, or a function of the path; always the same ones."""
     random = np.random.default_rng(zlib.crc32(path.encode()))
     yield "emptied", b""
     yield "a web page", GARBAGE
@@ -134,7 +134,7 @@ def damages(layout, path, content):
 
 
 def mutated(random, content, text):
-    """The content but for a piece, often one of its first 200 bytes or a line of text: changed, gone, doubled, ..."""
+    """Return the content with a piece, often of its first 200 bytes or a line, changed, removed, doubled, ..."""
     if text and random.random() < 0.5:
         lines = content.splitlines(keepends=True)
         start = sum(map(len, lines[: (number := int(random.integers(len(lines))))]))
@@ -165,7 +165,7 @@ def dataset_argument(folder, layout):
 
 
 def load(folder, layout):
-    """The data set's arrays."""
+    """Return the arrays of the data set."""
     size = 32 if layout.dataset in ("celeba", "images") else None
     data = load_dataset(dataset_argument(folder, layout), folder, size)
     return [np.array(part) for part in (data.train, data.test, data.train_labels, data.test_labels)]
@@ -176,13 +176,13 @@ def outside_of_cache(folder):
 
 
 def names(path, text):
-    """Whether the text names the file, or begins with the folder of files that belong together."""
+    """Whether the text names the file, or begins with the folder of the set."""
     folders = [folder for folder in Path(path).parents if folder.name not in ("", "mnist", "celeba", "cifar10")]
     return f"/{path}" in text or any(f"/{folder}: " in text for folder in folders)
 
 
 def outcome(folder, layout, good, path, capsys, usual, unguarded=()):
-    """What became of a damaged set: "refused", "read as it was", "remarked on"; fails at anything else.
+    """Return what happens with a damaged set: "refused", "read as it was", "remarked on"; fails at anything else.
 
     usual: lines about the whole set, which is a small one, that count for nothing. unguarded: endings of files whose
     pixels may be others in silence, since nothing in them could tell.
@@ -212,7 +212,7 @@ def outcome(folder, layout, good, path, capsys, usual, unguarded=()):
 
 
 def good_sets(tmp_path, capsys):
-    """Of each layout its name, itself, a folder to put it into, the arrays of the good set, and the lines about it."""
+    """Yield for each layout its name, itself, a folder for it, the arrays of the good set, and the lines about it."""
     (tmp_path / "made").mkdir()
     for name, layout in all_layouts(tmp_path / "made").items():
         folder = tmp_path / "good" / name

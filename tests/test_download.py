@@ -1,4 +1,4 @@
-"""Downloads against a server on this machine: whole files arrive, every failure is one line and leaves nothing."""
+"""Downloads from a server on this machine: files arrive complete, and failures leave one line and no files."""
 
 import contextlib
 import errno
@@ -78,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(handler):
-    """A server on this machine; `asked` lists the kinds asked for."""
+    """Run a server on this machine; its list `asked` has the kinds of requests."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         running.daemon_threads, running.over, running.asked = True, threading.Event(), []
         running.handle_error = lambda *_: None
@@ -109,7 +109,7 @@ def target(tmp_path):
 
 @pytest.fixture
 def publish(monkeypatch, server):
-    """publish("cut", "good") puts the file's mirrors there; at "closed" no server listens."""
+    """Return a function that sets the mirrors of the file: publish("cut", "good"); at "closed" no server listens."""
     unused = socket.socket()  # keeps its port from others, and nobody listens
     unused.bind(("127.0.0.1", 0))
     closed_port = unused.getsockname()[1]
@@ -125,7 +125,7 @@ def publish(monkeypatch, server):
 
 
 def failure(target):
-    """The one-line message of a failing download."""
+    """Return the one-line message of a failing download."""
     with pytest.raises(UserError) as caught:
         download.download(target, "toy-digits")
     message = str(caught.value)
@@ -142,7 +142,7 @@ def test_a_mistyped_proxy_is_not_called_a_wrong_checksum(publish, target, monkey
     monkeypatch.setenv("no_proxy", "")  # which counts, and not an upper-case one
     monkeypatch.setenv("http_proxy", proxy)
     monkeypatch.setattr("urllib.request._opener", None)  # which knows the proxies of before
-    assert "an address, as of a proxy, is malformed: " in failure(target)
+    assert "an address (of a proxy?) is malformed: " in failure(target)
 
 
 @pytest.mark.parametrize("kind", ["good", "unmeasured"])
@@ -229,7 +229,7 @@ def test_a_failure_leaves_the_old_file(publish, target):
 
 @pytest.mark.parametrize(("hours", "kept"), [(0, True), (2, False)])
 def test_folders_of_killed_downloads_do_no_harm_and_do_not_stay(publish, tmp_path, hours, kept):
-    """Unless they are so young that another process may be filling them."""
+    """Unless they are so new that another process may be filling them."""
     publish("good")
     left = tmp_path / "partial-0123456789abcdef"
     left.mkdir()

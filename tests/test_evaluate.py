@@ -32,7 +32,8 @@ from vae import (
     pixels,
     steps,
 )
-from vae.data import datasets
+from vae.data import toy
+from vae.data.dataset import Dataset
 from vae.evaluation_table import print_tables
 from vae.finished_run import Config, FinishedRun, Metrics, load_half, load_run
 from vae.ppca import fit_ppca
@@ -243,7 +244,7 @@ def planted(tmp_path, monkeypatch):
     images = [random.integers(0, 256, (count, 2, 2, 3), np.uint8) for count in (60, 30)]
     labels = [np.arange(2 * count).reshape(count, 2) % 2 for count in (60, 30)]
     labels = [np.where(np.arange(len(part))[:, None] % 3 == 0, 1 - part, part) for part in labels]
-    data = datasets.Dataset("planted", *images, *labels, ("Smiling", "Eyeglasses"), "x")
+    data = Dataset("planted", *images, *labels, ("Smiling", "Eyeglasses"), "x")
     monkeypatch.setattr(features, "SAMPLES", 40)
     config = Config(
         **{"script": "fc", "dataset": "planted", "data_dir": "", "image_size": None, "limit": None},
@@ -670,7 +671,7 @@ def test_images_smaller_than_the_window_of_ssim(quick, tmp_path, monkeypatch):
 
 def test_other_images_are_refused(small_sets, finished_run, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        datasets, "TOY_SETS", {"toy-digits": (*datasets.TOY_SETS["toy-digits"][:1], 200, 40, "0123456789")}
+        toy, "TOY_SETS", {"toy-digits": (*toy.TOY_SETS["toy-digits"][:1], 200, 40, "0123456789")}
     )
     monkeypatch.setenv("VAE_DATA", str(tmp_path))
     with pytest.raises(UserError, match="other images"):
@@ -711,7 +712,7 @@ def test_a_classifier_that_cannot_be_kept_is_used_once(tmp_path, monkeypatch, ca
     monkeypatch.setattr(classifier, "EPOCHS", 1)
     (tmp_path / "file").touch()
     images, labels = np.zeros((20, 8, 8, 1), np.uint8), np.arange(20) % 2
-    data = datasets.Dataset("dark", images, images, labels, labels, ("a", "b"), "x")
+    data = Dataset("dark", images, images, labels, labels, ("a", "b"), "x")
     features, _ = classifier.load_classifier(data, tmp_path / "file")(images / 255)
     assert features.shape == (20, classifier.FEATURES)
     assert "file: the classifier cannot be kept there (Not a directory)" in capsys.readouterr().out
@@ -723,7 +724,7 @@ def test_sets_of_one_name_keep_a_classifier_each(tmp_path, monkeypatch):
     labels, mirrored = np.arange(20) % 2, {}
     for names, sha256 in ((("cat", "dog"), "1" * 64), (tuple(map(str, range(27))), "2" * 64)):
         images = np.zeros((20, 8, 8, 1), np.uint8)
-        classifier.load_classifier(datasets.Dataset("train", images, images, labels, labels, names, sha256), tmp_path)
+        classifier.load_classifier(Dataset("train", images, images, labels, labels, names, sha256), tmp_path)
     for folder in sorted((tmp_path / "cache").iterdir()):
         network = keras.models.load_model(folder / "classifier.keras")
         mirrored[folder.name] = any(isinstance(layer, keras.layers.RandomFlip) for layer in network.layers)
@@ -743,7 +744,7 @@ def test_classifier_finds_planted_labels(tmp_path):
     images = random.integers(0, 100, (700, 16, 16, 1), np.uint8)
     images[:, :8] += 100 * labels[:, 0, None, None, None]
     images[:, 8:] += 100 * labels[:, 1, None, None, None]
-    data = datasets.Dataset("halves", images[:600], images[600:], labels[:600], labels[600:], ("up", "low"), "x")
+    data = Dataset("halves", images[:600], images[600:], labels[:600], labels[600:], ("up", "low"), "x")
     describe = classifier.load_classifier(data, tmp_path)
     features, logits = describe(data.test / 255)
     assert features.shape == (100, classifier.FEATURES)

@@ -18,7 +18,7 @@ import utils
 import vae_conv
 import vae_fc
 from vae import settings
-from vae.data.datasets import load_dataset
+from vae.data.registry import load_dataset
 
 NAMES = ("README.md", "data/README.md", "results/README.md", "tests/README.md", "vae/README.md")
 PAGES = {page: (ROOT / page).read_text(encoding="utf-8") for page in NAMES}

@@ -1,4 +1,4 @@
-"""The published data sets, where the data folder ($VAE_DATA, else data/) has them; skipped, and said so, where not."""
+"""The published data sets, if they are in the data folder ($VAE_DATA, else data/); skipped if not."""
 
 import hashlib
 import os
@@ -37,12 +37,12 @@ def test_mnist_is_the_published_one():
 
 
 def header(rank, count):
-    """The first bytes of an IDX file."""
+    """Return the first bytes of an IDX file."""
     return bytes((0, 0, 8, rank)) + b"".join(size.to_bytes(4, "big") for size in (count, 28, 28)[:rank])
 
 
 def test_mnist_is_learned(tmp_path):
-    """One epoch: far below the 206 nats of the mean image, at which a collapsed model stays."""
+    """One epoch gets far below 206 nats, the loss of the mean image and of a collapsed model."""
     need("mnist/train-images-idx3-ubyte.gz")
     metrics = vae_fc.main(["--dataset", "mnist", "--z", "100", "--epochs", "1", "--out", str(tmp_path)])
     assert metrics["test_loss"] < 150 and metrics["active_units"] > 10
@@ -59,7 +59,7 @@ def test_cifar10_is_whole():
 
 @pytest.mark.parametrize("script", [vae_fc, vae_conv])
 def test_photographs_start_at_pca(script, tmp_path):
-    """After one short epoch, better than the mean image by far: the linear start is there from the first step."""
+    """One short epoch gets far better than the mean image, because training starts at PCA."""
     need("cifar10")
     flags = ["--dataset", "cifar10", "--epochs", "1", "--limit", "2000", "--out", str(tmp_path)]
     metrics = script.main(flags)

@@ -28,13 +28,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, contents, networks, read, run_python, run_script, same_weights
-from test_datasets import MNIST_FILES, idx, random_images
+from sample_sets import MNIST_FILES, idx, random_images
 from test_download import Handler, serving
 
 import utils
 import vae_conv
 import vae_fc
-from vae.data.datasets import Dataset
+from vae.data.dataset import Dataset
 from vae.terminal import NonFiniteError
 
 KILLS = 50  # moments, over both scripts
@@ -147,11 +147,11 @@ def test_runs_killed_at_many_moments_end_with_the_weights_of_one_never_stopped(s
 DOWNLOAD = f"""
 import json, sys
 sys.path.insert(0, {str(ROOT)!r})
-from vae.data import datasets, download
+from vae.data import download, registry
 address, checksums, folder = json.loads(sys.argv[1])
 for name, checksum in checksums.items():
     download.PUBLISHED[name] = download.Published((address + name,), "md5", checksum)
-datasets.load_dataset("mnist", folder)
+registry.load_dataset("mnist", folder)
 """
 
 

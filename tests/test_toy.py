@@ -1,4 +1,4 @@
-"""Toy digits and toy faces: the same wherever and however many are drawn, and truly showing what their labels say."""
+"""Toy digits and toy faces: always the same, however many are drawn, and showing what their labels say."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,6 @@ from vae.data import toy
 
 COUNT, SEED = 300, 5
 BARE = dict.fromkeys(set(toy.FACE_ATTRIBUTES) - set(toy.HAIR), False)  # no attribute but the hair's colour
-
-
-@pytest.fixture(scope="module", autouse=True)
-def silence():
-    """No progress bar, for which Keras would have to load."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(toy, "progress", lambda items, total, label: items)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +24,7 @@ def column(faces, name):
 
 
 def face(index, changes):
-    """The picture of face `index` under other attributes than its own, all else equal, as int."""
+    """Draw face `index` with some attributes changed; returns int (64, 64, 3)."""
     has = toy._attributes(toy._stream(SEED, toy.ATTRIBUTES, index))
     looks = toy._looks(has, toy._stream(SEED, toy.LOOKS, index))
     return toy._draw_face(has | changes, looks).astype(int)
@@ -94,7 +86,7 @@ def test_digits_balance_on_the_middle(digits):
 
 
 def test_digits_of_a_class_resemble_each_other(digits):
-    """A digit is nearer to its own class's mean than to the other nine far more often than chance."""
+    """Digits are nearer to the mean of their own class than to the others far more often than by chance."""
     images, labels = digits[0].reshape(COUNT, -1).astype(float), digits[1]
     half = COUNT // 2
     means = np.stack([images[:half][labels[:half] == digit].mean(axis=0) for digit in range(10)])
@@ -142,7 +134,7 @@ def test_smiles_change_the_lower_half_alone():
 
 
 def test_fair_hair_is_lighter_than_black(faces):
-    """The crown, nearly all hair where there is no hat, on average of the picture's three channels."""
+    """Without a hat, the crown is nearly all hair; compares its mean over the three channels."""
     crown = faces[0][:, 16:20, 28:36].mean(axis=(1, 2, 3))
     bare_head = ~column(faces, "Wearing_Hat")
     means = {name: crown[column(faces, name) & bare_head].mean() for name in toy.HAIR}

@@ -12,7 +12,7 @@ from conftest import ROOT, read, same_weights, step_by_step
 
 import evaluate
 from vae import pixels
-from vae.data.datasets import load_dataset
+from vae.data.registry import load_dataset
 from vae.terminal import UserError
 
 PAGE = (ROOT / "vae" / "README.md").read_text(encoding="utf-8")

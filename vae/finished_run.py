@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from vae import pictures
-from vae.data.datasets import Dataset, load_dataset, with_checksum
+from vae.data.dataset import Dataset
+from vae.data.registry import load_dataset
 from vae.elbo import Vae
 from vae.run_folder import load_network
 from vae.terminal import UserError, reason
@@ -120,7 +121,7 @@ def load_data(folder, config):
         raise UserError(f"{folder}: was trained on other images than {config.dataset} has now; {way_out}")
     if config.binarize == "threshold":  # then the grey levels play no part in the run
         black_and_white = {split: np.uint8(255) * (getattr(data, split) > 127) for split in ("train", "test")}
-        data = with_checksum(replace(data, **black_and_white))
+        data = replace(data, **black_and_white).with_checksum()
     return data
 
 

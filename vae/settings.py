@@ -10,7 +10,7 @@ from pathlib import Path
 
 import keras
 
-from vae.data.datasets import KINDS, keys_of
+from vae.data.registry import KINDS, keys_of
 from vae.terminal import EXIT_BAD_INPUT
 
 LONGEST_NAME, LONGEST_PATH = 200, 4000  # bytes

@@ -1,4 +1,4 @@
-"""Published files: fetched with keras.utils.get_file, held to their checksums, and put in place only when whole."""
+"""Published files: downloaded with keras.utils.get_file, verified, and put in place only when they are complete."""
 
 import contextlib
 import errno
@@ -21,38 +21,38 @@ TIMEOUT_SECONDS = 30  # of silence, after which a server counts as stalled
 
 @dataclass(frozen=True)
 class Published:
-    """Where a file is published, best mirror first, and the hex digest that `algorithm` (md5, sha256) gives for it."""
+    """URLs of a file, best mirror first, and its hex digest by `algorithm`, md5 or sha256."""
 
     urls: tuple[str, ...]
     algorithm: str
     checksum: str
 
 
-def _mnist(name, md5):
-    mirrors = "https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"
-    return Published(tuple(mirror + name for mirror in mirrors), "md5", md5)
-
-
-_MNIST_MD5 = {
+MNIST_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+MNIST_MD5 = {
     "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
     "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
     "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
     "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
 }
-PUBLISHED = {name: _mnist(name, md5) for name, md5 in _MNIST_MD5.items()} | {
+PUBLISHED = {
+    **{name: Published(tuple(url + name for url in MNIST_MIRRORS), "md5", md5) for name, md5 in MNIST_MD5.items()},
     "cifar-10-binary.tar.gz": Published(
         ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
         "sha256",
         "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
     ),
-    "img_align_celeba.zip": Published(  # the original zip; only its name differs on this server
+    "img_align_celeba.zip": Published(  # the original archive under another name
         ("https://s3-us-west-1.amazonaws.com/udacity-dlnfd/datasets/celeba.zip",),
         "md5",
         "00d2c5bc6d35e252742224ab0c1e8fcb",
     ),
 }
 
-UNPACKED = {  # MD5 of published files that lie on disks with no archive around them, whose checksums would guard them
+UNPACKED = {  # MD5 of published files as they are on a disk without their archive
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
@@ -68,26 +68,31 @@ UNPACKED = {  # MD5 of published files that lie on disks with no archive around 
 }
 
 
-def remark_on_content(path):
-    """A line about a file that is not what was published under its name, where that is known."""
-    name = path.name.replace(".idx", "-idx")  # as Kaggle writes it
+def note_if_changed(path):
+    """Print a note if a file differs from the file published under its name."""
+    name = path.name.replace(".idx", "-idx")  # Kaggle's spelling
     published = PUBLISHED.get(name) or Published((), "md5", UNPACKED.get(name, ""))
-    try:
+    with contextlib.suppress(OSError):  # about which its reader has a message
         if published.checksum and path.is_file() and checksum(path, published.algorithm) != published.checksum:
             note(one_line(f"{path}: not byte for byte the published file; used as it is"))
-    except OSError:
-        return  # what reads it next has a message
 
 
-def download(path: Path, toy: str) -> None:
-    """Fetch the published file of that name to `path`, whole and checked, or leave `path` as it was.
+def ensure_published(path, toy):
+    """Download a published file if it is missing, else print a note if it differs from the published one."""
+    if path.exists():
+        note_if_changed(path)
+    else:
+        download(path, toy)
 
-    Raises UserError, which names the toy set `toy` as the way out, if no mirror delivers. Errors of the disk pass
-    through as OSError.
+
+def download(path, toy):
+    """Download the published file of that name to `path`, or leave `path` as it was.
+
+    Raises UserError, which recommends the toy set `toy`, if no mirror delivers the file; OSError if the disk fails.
     """
     published = PUBLISHED[path.name]
     for url in published.urls:
-        reason = _fetch(url, published, path)
+        reason = fetch(url, published, path)
         if not reason:
             return
         note(one_line(f"{url} failed: {reason}"))
@@ -97,29 +102,29 @@ def download(path: Path, toy: str) -> None:
     )
 
 
-def _fetch(url, published, path):
-    """Try one mirror. Returns None once the file is at `path`, else why the mirror failed."""
-        # A new folder for every try: get_file would pick up what a failed one left. Beside the target, so that the move
-    # stays on one disk and is atomic. Absolute, because get_file takes a leading "~" for the home folder.
+def fetch(url, published, path):
+    """Try one mirror; returns None if the file is at `path`, else why the mirror failed."""
+    # A new folder for every try: get_file would reuse what a failed try left. Beside the target, so that the move stays
+    # on one disk and is atomic. Absolute, because get_file expands a leading "~".
     with partial_folder(path.parent.absolute()) as folder:
         try:
-            with _socket_timeout(TIMEOUT_SECONDS), _bar_on_terminals_only(url):
+            with socket_timeout(TIMEOUT_SECONDS), bar_on_terminals_only(url):
                 expected = {"file_hash": published.checksum, "hash_algorithm": published.algorithm}
-                whole = get_file(path.name, url, cache_dir=folder, cache_subdir="", **expected)
+                complete = get_file(path.name, url, cache_dir=folder, cache_subdir="", **expected)
         except Exception as error:
-            reason = _network_reason(error)
-            if not reason:
-                if isinstance(error, OSError):
-                    name_file(error, path)  # as one of a full disk does not
-                raise
-            return " ".join(reason.split())
-        Path(whole).replace(path)
+            reason = network_reason(error)
+            if reason:
+                return " ".join(reason.split())
+            if isinstance(error, OSError):
+                name_file(error, path)  # the error of a full disk has no name
+            raise
+        Path(complete).replace(path)
     return None
 
 
 @contextlib.contextmanager
-def _socket_timeout(seconds):
-    """Sockets opened meanwhile give up after `seconds` of silence: get_file has no option for it."""
+def socket_timeout(seconds):
+    """Let sockets opened in this block give up after `seconds` of silence: get_file has no option for it."""
     previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -129,25 +134,25 @@ def _socket_timeout(seconds):
 
 
 @contextlib.contextmanager
-def _bar_on_terminals_only(url):
-    """Let get_file name the URL and draw its bar; where that would flood a log, only name the URL."""
+def bar_on_terminals_only(url):
+    """Let get_file print the URL and a progress bar; print only the URL where a bar would flood a log."""
     if not sys.stdout.isatty():
-        note(f"Downloading data from {url}")  # get_file's own words
+        note(f"Downloading data from {url}")  # as get_file does
         with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
             yield
         return
     try:
         yield
     finally:
-        clear_line()  # a bar that stopped halfway, or of unknown length, did not end its line
+        clear_line()  # an unfinished bar has not ended its line
 
 
-def _network_reason(error):
-    """Why a server or the network failed, in a few words; None if they are not to blame (full disk, a bug)."""
-    cause = error.__context__ if type(error) is Exception else error  # get_file hides a URLError in a bare Exception
-    if isinstance(cause, ValueError):  # of get_file itself; or of urllib, at what a server or an address says
+def network_reason(error):
+    """Return why a server or the network failed, or None if the cause is another one: a full disk, a bug."""
+    cause = error.__context__ if type(error) is Exception else error  # get_file wraps a URLError in a plain Exception
+    if isinstance(cause, ValueError):  # from get_file, or from urllib at a malformed answer or address
         wrong = "file hash does not match" in str(cause)
-        return "wrong checksum" if wrong else f"the server's answer or an address, as of a proxy, is malformed: {cause}"
+        return "wrong checksum" if wrong else f"the server's answer or an address (of a proxy?) is malformed: {cause}"
     if isinstance(cause, HTTPError):
         return f"the server answered {cause.code} {cause.reason}"
     if isinstance(cause, (ContentTooShortError, IncompleteRead)):

@@ -1,7 +1,7 @@
-"""Toy digits and toy faces, drawn on the spot: stand-ins for MNIST and CelebA where there is no network.
+"""Toy digits and toy faces: drawn sets that stand in for MNIST and CelebA without a network.
 
-Picture `i` depends only on (seed, i), so that a shorter drawing is the beginning of a longer one. Pillow does the
-drawing, several times too large and then reduced, with fonts that ship inside matplotlib, old and new.
+Picture `i` depends only on (seed, i), so that fewer pictures are the first of more. Pillow draws them several times too
+large and reduces them, with fonts that every version of Matplotlib contains.
 """
 
 import functools
@@ -11,9 +11,26 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from vae.data.cache import open_cache, save_array
+from vae.data.dataset import Dataset
 from vae.terminal import UserError, progress
 
-LABELS, GLYPHS, ATTRIBUTES, LOOKS = range(4)  # independent random streams of the same seed and picture
+LABELS, GLYPHS, ATTRIBUTES, LOOKS = range(4)  # independent random streams for a seed and a picture
+
+
+def load_toy(name, data_dir):
+    """Draw a toy set, or read it from the cache if the same program has drawn it before; returns a Dataset."""
+    draw, train, test, label_names = TOY_SETS[name]
+
+    def build(folder):
+        images, labels = draw(train + test, seed=0)
+        save_array(folder / "images.npy", images)
+        save_array(folder / "labels.npy", labels)
+
+    signature = {"program": Path(__file__).read_text(encoding="utf-8"), "images": train + test}
+    folder = open_cache(data_dir, name, signature, build)
+    images, labels = (np.load(folder / f"{part}.npy") for part in ("images", "labels"))
+    return Dataset(name, images[:train], images[train:], labels[:train], labels[train:], tuple(label_names))
 
 
 def _stream(seed, kind, index):
@@ -46,9 +63,9 @@ TARGETS = [
 
 
 def draw_digits(count, seed):
-    """Draw handwriting-like digits: white on black, centred by their centre of mass as in MNIST.
+    """Draw digits that resemble handwriting: white on black, centred by their centre of mass as in MNIST.
 
-    Returns images, uint8 (count, 28, 28, 1), and labels, uint8 (count,): every ten in a row are a shuffled 0 to 9.
+    Returns images, uint8 (count, 28, 28, 1), and labels, uint8 (count,). Each ten in a row are 0 to 9 in random order.
     """
     images = np.empty((count, 28, 28, 1), np.uint8)
     labels = np.empty(count, np.uint8)
@@ -72,10 +89,10 @@ def _draw_digit(digit, rng):
 
 @functools.cache
 def _glyph(text, font, stroke):
-    """A digit on the canvas, with its centre of mass in the middle: the fixed point of every warp."""
+    """Draw a digit on the canvas with its centre of mass in the middle, the fixed point of every warp."""
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", font + ".ttf")
     if not path.exists():
-        raise UserError(f"{path}: is not there, though Matplotlib has it; pip install --force-reinstall matplotlib")
+        raise UserError(f"{path}: is missing in Matplotlib; pip install --force-reinstall matplotlib")
     top, bottom = ImageFont.truetype(path, 100).getbbox("0")[1::2]
     font = ImageFont.truetype(path, 100 * GLYPH_HEIGHT / (bottom - top))
     canvas = Image.new("L", (CANVAS, CANVAS))
@@ -87,19 +104,19 @@ def _glyph(text, font, stroke):
 
 
 def _warp(rng):
-    """Where the corners of the cells come from, in [-1, 1], as a hand would vary them: (CELLS + 1, CELLS + 1, 2)."""
+    """Return where the corners of the cells come from, in [-1, 1]: (CELLS + 1, CELLS + 1, 2), varied as by a hand."""
     angle, slant, width = np.array([0.10, 0.18, 0.12]) * rng.normal(size=3).clip(-2, 2)
     linear = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     linear = linear @ np.array([[np.exp(width), slant + 0.1], [0, 1]])
     x, y = np.meshgrid(CORNERS, CORNERS)
     bends = np.stack([x * x, x * y, y * y, x**3, x * y * y, y * x * x, y**3, np.sin(5 * y), np.sin(5 * x)])
     sizes = np.array([0.10, 0.14, 0.14, 0.05, 0.10, 0.10, 0.05, 0.03, 0.03])
-    bent = np.tensordot(sizes * rng.normal(size=(2, len(sizes))).clip(-1.5, 1.5), bends, axes=1)  # never a fold
+    bent = np.tensordot(sizes * rng.normal(size=(2, len(sizes))).clip(-1.5, 1.5), bends, axes=1)  # without folds
     return np.stack([x, y], axis=-1) @ linear.T + np.moveaxis(bent, 0, -1)
 
 
 def _fit(canvas, longer_side):
-    """Reduce the canvas to 28 x 28 pixels of full contrast: centre of mass in the middle, `longer_side` pixels long."""
+    """Reduce the canvas to 28 x 28 pixels of full contrast: centred by mass, its longer side `longer_side` pixels."""
     left, top, right, bottom = canvas.getbbox()
     x, y = _centre_of_mass(np.asarray(canvas))
     reach = max(x - left, right - x, y - top, bottom - y)
@@ -111,7 +128,7 @@ def _fit(canvas, longer_side):
 
 
 def _centre_of_mass(pixels):
-    """The (x, y) of a picture's centre of mass, in pixels from the outer corner."""
+    """Return the (x, y) of a picture's centre of mass, in pixels from the outer corner."""
     columns, rows = pixels.sum(axis=0, dtype=np.float64), pixels.sum(axis=1, dtype=np.float64)
     places = np.arange(len(rows)) + 0.5
     return columns @ places / columns.sum(), rows @ places / rows.sum()
@@ -120,11 +137,11 @@ def _centre_of_mass(pixels):
 # Faces ----------------------------------------------------------------------------------------------------------------
 
 # fmt: off
-RATES = {  # by CelebA's names; only men are bald or wear mustaches
+RATES = {  # under CelebA's names; only men are bald or have mustaches
     "Bald": 0.1, "Bangs": 0.35, "Black_Hair": 0.3, "Blond_Hair": 0.22, "Brown_Hair": 0.28, "Eyeglasses": 1 / 15,
     "Gray_Hair": 0.08, "Male": 0.5, "Mouth_Slightly_Open": 0.45, "Mustache": 0.2, "Smiling": 0.5, "Wearing_Hat": 0.08,
 }
-RANGES = {  # in pixels of the finished picture, or in half a head's width or height
+RANGES = {  # in pixels of the finished picture, or relative to half a head's width or height
     "width": (13.2, 15.6), "height": (16.6, 18.4), "jaw": (0.02, 0.14), "nose": (1.2, 2.2), "mouth": (4.4, 6.0),
     "curve": (0, 1), "eye": (2.7, 3.5), "lid": (0.75, 1.05), "spacing": (0.40, 0.46), "gaze": (-0.8, 0.8),
     "brow": (0.29, 0.36), "frown": (-0.9, 0.9), "part": (-0.6, 0.6), "volume": (1.12, 1.24), "length": (0.7, 1.75),
@@ -132,7 +149,7 @@ RANGES = {  # in pixels of the finished picture, or in half a head's width or he
 }
 # fmt: on
 FACE_ATTRIBUTES = tuple(RATES)
-HAIR = {  # one colour at most: the rest is red, which has no name in CelebA
+HAIR = {  # at most one colour; the rest is red, for which CelebA has no attribute
     "Black_Hair": ["#1c1a20", "#2e262b"],
     "Blond_Hair": ["#e3bd5e", "#f2da8c"],
     "Brown_Hair": ["#57351f", "#7c5030"],
@@ -150,7 +167,7 @@ ACROSS = np.linspace(-1, 1, 15)
 
 
 def draw_faces(count, seed):
-    """Draw cartoon faces, each attribute of which can be seen.
+    """Draw cartoon faces whose attributes can all be seen.
 
     Returns images, uint8 (count, 64, 64, 3), and attributes, uint8 (count, len(FACE_ATTRIBUTES)), 0 or 1.
     """
@@ -177,7 +194,7 @@ def _attributes(rng):
 
 
 def _looks(has, rng):
-    """What the attributes leave open: sizes and places as in RANGES, colours as arrays (3,)."""
+    """Draw what the attributes leave open: sizes and places as in RANGES, colours as arrays (3,)."""
     looks = {name: rng.uniform(*limits) for name, limits in RANGES.items()}
     hair = next(
         (colours for name, colours in HAIR.items() if has[name]), HAIR["Brown_Hair"] if has["Bald"] else RED_HAIR
@@ -192,7 +209,7 @@ def _looks(has, rng):
 
 
 def _draw_face(has, looks):
-    """One face, uint8 (64, 64, 3), from the back to the front."""
+    """Draw one face, uint8 (64, 64, 3), from the back to the front."""
     pen = _Pen(looks)
     _draw_body(pen, has, looks)
     _draw_head(pen, has, looks)
@@ -233,14 +250,14 @@ def _shade(colour, factor=1.0):
 
 
 def _lens(line, thickness):
-    """The outline (30, 2) of a shape that hangs from a line (15, 2), thickest in the middle."""
+    """Return the outline (30, 2) of a shape that hangs from a line (15, 2), thickest in the middle."""
     low = line.copy()
     low[:, 1] += thickness * (1 - ACROSS**2)
     return np.concatenate([line, low[::-1]])
 
 
 def _draw_body(pen, has, looks):
-    """Shoulders, long hair behind the neck, neck."""
+    """Draw shoulders, long hair behind the neck, and the neck."""
     w, h = looks["width"], looks["height"]
     pen.oval(0, 2.05 * h, 1.75 * w, 0.95 * h, looks["clothes"])
     if not has["Male"]:
@@ -255,7 +272,7 @@ def _draw_body(pen, has, looks):
 
 
 def _draw_head(pen, has, looks):
-    """Ears, where no long hair hides them, the face itself, cheeks and nose."""
+    """Draw ears, unless long hair hides them, the face itself, cheeks and nose."""
     w, h, skin = looks["width"], looks["height"], looks["skin"]
     outline = CIRCLE * (w, h)
     outline[:, 0] *= 1 - (looks["jaw"] - 0.1 * has["Male"]) * np.sin(np.pi * CIRCLE[:, 1].clip(0, 1))
@@ -270,7 +287,7 @@ def _draw_head(pen, has, looks):
 
 
 def _draw_mouth(pen, has, looks):
-    """Corners up for a smile, level or down without; a mustache above."""
+    """Draw the mouth, its corners up for a smile and level or down otherwise, and a mustache above."""
     half, y = looks["mouth"], 0.59 * looks["height"] + 0.8 * has["Mustache"]
     lips = looks["skin"] * 0.35 + (35, 0, 5) if has["Male"] else (190, 50, 65)
     bend = 2.6 + 1.2 * looks["curve"] if has["Smiling"] else -1.8 * looks["curve"] ** 2
@@ -292,7 +309,7 @@ def _draw_mouth(pen, has, looks):
 
 
 def _draw_hair(pen, has, looks):
-    """The cap of hair between an outer dome and the hairline."""
+    """Draw the hair between an outer dome and the hairline."""
     w, h, hair, part = (looks[name] for name in ("width", "height", "hair", "part"))
     if looks["style"] == 0 and not (has["Male"] or has["Wearing_Hat"]):
         pen.oval(0, -1.24 * h, 5.5, 4.5, hair * 0.9)  # a bun
@@ -308,12 +325,12 @@ def _draw_hair(pen, has, looks):
     ends = np.array([[1.06 * w, drop], [0.93 * w, drop]])
     hairline = np.stack([x * w, y * h], axis=1)
     pen.fill(np.concatenate([dome, ends, hairline, ends[::-1] * (-1, 1)]), hair)
-    pen.line(hairline, hair * 0.75, 0.8)  # sets it off against skin of nearly its colour
+    pen.line(hairline, hair * 0.75, 0.8)  # separates it from skin of nearly its colour
     pen.line(CIRCLE[19:24] * (0.86 * w, 0.98 * h), hair * 1.08 + 22, 1.3)  # a gleam
 
 
 def _draw_eyes(pen, has, looks):
-    """Eyes and brows; women's with lashes."""
+    """Draw eyes and brows; women's with lashes."""
     h, size, tall = looks["height"], looks["eye"], looks["lid"] * looks["eye"]
     iris = min(0.62 * size, tall)
     for side in (-1, 1):
@@ -332,7 +349,7 @@ def _draw_eyes(pen, has, looks):
 
 
 def _draw_hat(pen, looks):
-    """A woollen hat with a bobble, a round hat or one with a brim."""
+    """Draw a woollen hat with a bobble, a round hat or one with a brim."""
     w, h, hat = 1.05 * looks["volume"] * looks["width"], looks["height"], looks["hat"]
     if looks["style"] == 0:
         pen.oval(0, -1.34 * h, 2.6, 2.6, hat + 60)
@@ -341,7 +358,7 @@ def _draw_hat(pen, looks):
 
 
 def _draw_glasses(pen, looks):
-    """Round or nearly rectangular dark frames."""
+    """Draw dark frames, round or nearly rectangular."""
     x, y = looks["spacing"] * looks["width"], -0.02 * looks["height"]
     rx, roundness = min(x - 0.6, 5.4), 0.5 if looks["style"] == 1 else 1
     frame = np.sign(CIRCLE) * abs(CIRCLE) ** roundness * (rx, 4 + 0.6 * roundness)
@@ -349,3 +366,9 @@ def _draw_glasses(pen, looks):
         pen.line(np.array([side * x, y]) + frame, INK, 1.6)
         pen.line(np.array([[side * (x + rx), y - 1], [side * looks["width"], y - 1.5]]), INK, 1.4)
     pen.line(np.array([[rx - x, y - 0.5], [x - rx, y - 0.5]]), INK, 1.6)
+
+
+TOY_SETS = {  # name: (how to draw, training images, test images, names of the labels)
+    "toy-digits": (draw_digits, 10_000, 2_000, tuple("0123456789")),
+    "toy-faces": (draw_faces, 5_000, 1_000, FACE_ATTRIBUTES),
+}

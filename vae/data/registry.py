@@ -1,0 +1,55 @@
+"""The data sets by name: which ones exist, which entries of the settings apply to them, and how to load them."""
+
+from functools import partial
+from pathlib import Path
+
+from vae.data.celeba import load_celeba
+from vae.data.cifar10 import load_cifar10, load_cifar10_grey
+from vae.data.folders import load_folder
+from vae.data.mnist import idx_folder, load_idx_folder, load_mnist
+from vae.data.toy import load_toy
+from vae.terminal import UserError
+
+IMAGE_SIZE = 64  # pixels a side, for sets whose images are scaled
+LOADERS = {  # name: loader of a set whose images have a fixed size
+    "toy-digits": partial(load_toy, "toy-digits"),
+    "toy-faces": partial(load_toy, "toy-faces"),
+    "mnist": load_mnist,
+    "cifar10": load_cifar10,
+    "cifar10-grey": load_cifar10_grey,
+}
+NAMES = (*LOADERS, "celeba")
+KINDS = (*NAMES, "folder", "digits", "photographs")
+
+
+def keys_of(name):
+    """Return the keys under which the settings of a data set may stand, most specific first; all are in KINDS."""
+    if is_own_folder(name):
+        return ("digits",) if idx_folder(Path(name)) else ("folder", "photographs")
+    return name, "digits" if name in ("toy-digits", "mnist") else "photographs"
+
+
+def is_own_folder(name):
+    """Whether a data set is a folder of the user's rather than one of NAMES."""
+    return name not in NAMES
+
+
+def load_dataset(name, data_dir, image_size=None, limit=None):
+    """Load a data set by its name, or a folder of images by its path; download or draw what is missing.
+
+    image_size: pixels a side, for celeba and folders of images only (None: IMAGE_SIZE). limit: use at most this many
+    training and as many test images: the first ones, or, of folders of images, some spread over all of them.
+
+    Returns a Dataset. Raises UserError with one line that names the file or flag and the way out.
+    """
+    data_dir, own = Path(data_dir), is_own_folder(name)
+    if name == "celeba":
+        return load_celeba(data_dir, image_size or IMAGE_SIZE, limit)
+    if own and not Path(name).is_dir():
+        raise UserError(f"--dataset {name}: no folder of that name, and none of {', '.join(NAMES)}")
+    if own and not idx_folder(Path(name)):
+        return load_folder(Path(name), data_dir, image_size or IMAGE_SIZE, limit)
+    if image_size:
+        raise UserError(f"--image-size: is for celeba and folders of images; the images of {name} have one size")
+    data = load_idx_folder(Path(name)) if own else LOADERS[name](data_dir)
+    return data.first(limit).with_checksum()
