@@ -121,6 +121,8 @@ def check_script(script, *flags):
         assert found.z and found.epochs
     elif script == "evaluate.py":
         assert evaluate.parse_evaluation(list(flags))["runs"]
+    elif script == "vae_conditional.py":
+        check_script("vae_fc.py", *flags)
     else:
         text = (ROOT / script).read_text(encoding="utf-8")
         assert all(f'"{flag}"' in text for flag in flags if flag.startswith("--"))

@@ -309,7 +309,7 @@ def odd_training(number, out):
     images = images_of(kind, shape)
     data = Dataset("odd", images[:50], images[50:], None, None, (), "x")
     dataset = "mnist" if likelihood == "bernoulli" else "cifar10"
-    rate = factor * (script.LEARNING_RATE or script.BY_DATASET[dataset]["LEARNING_RATE"])
+    rate = factor * utils.parse_settings(vars(script), ["--dataset", dataset]).learning_rate
     flags = ["--z", z, "--likelihood", likelihood, "--learning-rate", rate, "--batch-size", 5, "--epochs", 10]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(script, "WARMUP_STEPS", 10)  # of 100 that are taken: nine tenths of them at the full rate

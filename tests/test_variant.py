@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, read, same_weights, step_by_step
 
 import evaluate
-from vae import pixels
+from vae import features, pixels
 from vae.data.registry import load_dataset
 from vae.terminal import UserError
 
@@ -42,7 +42,7 @@ def variant(tmp_path_factory):
 
 
 def train(variant, out, *flags):
-    return variant.main([*"--epochs 2 --batch-size 50 --z 4".split(), "--out", str(out), *map(str, flags)])
+    return variant.main([*"--epochs 2 --batch-size 50 --z 4 --limit 150".split(), "--out", str(out), *map(str, flags)])
 
 
 def test_the_diff_is_about_twenty_lines():
@@ -63,7 +63,7 @@ def test_networks_take_labels_and_samples_have_a_digit_per_column(run):
     config = json.loads((folder / "config.json").read_text())
     data = load_dataset("toy-digits", config["data_dir"])
     labels = np.eye(10, dtype=np.float32)[data.test_labels]
-    x = data.test / np.float32(255)
+    x, labels = data.test[:60] / np.float32(255), labels[:60]
     means = encoder.predict([x, labels], verbose=0)[:, :4]
     decoded = 1 / (1 + np.exp(-decoder.predict([means, labels], verbose=0)))
     psnr = -10 * np.log10(np.mean((decoded - x) ** 2, axis=(1, 2, 3)))
@@ -76,7 +76,8 @@ def test_networks_take_labels_and_samples_have_a_digit_per_column(run):
     assert np.abs(samples - others).max() > 0.01, "labels count"
 
 
-def test_it_resumes_and_is_evaluated(variant, run, tmp_path):
+def test_it_resumes_and_is_evaluated(variant, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "SAMPLES", 100)
     folder, metrics, _ = run
     shutil.copytree(folder, tmp_path / "whole" / folder.name)
     train(variant, tmp_path, "--epochs", 3, "--resume")
