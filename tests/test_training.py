@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from conftest import step_by_step
 import utils
 import vae_fc
 from vae import checkpoints, elbo, pixels, steps
+from vae.data.dataset import Dataset
 from vae.pictures import picture_rows
 from vae.ppca import fit_ppca, start_at_ppca
 from vae.terminal import NonFiniteError
@@ -177,7 +179,7 @@ def test_each_step_of_a_call_has_its_own_weight_of_the_kl():
 
 def test_an_epoch_numbers_its_steps_and_returns_the_mean_of_their_terms():
     chosen = settings(beta=0.5, kl_warmup_epochs=1.5, average_power=7.0)
-    data = utils.Dataset("numbers", numbered(30), numbered(30), None, None, ())
+    data = Dataset("numbers", numbered(30), numbered(30), None, None, ())
     weights = []
 
     def train_call(batches, labels, steps, first_step, betas, rate):
@@ -191,6 +193,36 @@ def test_an_epoch_numbers_its_steps_and_returns_the_mean_of_their_terms():
     run = utils.Run(chosen, data, None, vae=small_run("bernoulli"))
     np.testing.assert_allclose(utils.train_epoch(run, train_call, 2), [np.mean(range(7, 14)), 1])
     np.testing.assert_allclose(weights, [0.5 * min(1, step / 7 / 1.5) for step in range(7, 14)], rtol=1e-6)
+
+
+def test_each_image_is_trained_on_with_its_own_label():
+    """For networks that take labels; here, the label of an image is its grey level."""
+    levels = np.arange(30, dtype=np.int32)
+    data = Dataset("numbers", numbered(30), numbered(30), levels, levels, tuple(map(str, range(30))))
+    seen = []
+
+    def train_call(batches, labels, steps, *others):
+        assert labels.shape == (3, 4, 30)
+        np.testing.assert_array_equal(np.argmax(labels, axis=-1), batches.numpy()[..., 0, 0, 0])
+        np.testing.assert_array_equal(np.sum(labels, axis=-1), 1)
+        seen.append(int(steps))
+        return tf.zeros((3, 2))
+
+    utils.train_epoch(utils.Run(settings(), data, None, vae=SimpleNamespace(takes_labels=True)), train_call, 1)
+    assert seen == [3, 3, 1]
+
+
+def test_the_loss_weighs_the_kl_and_the_terms_do_not():
+    vae, random = small_run("bernoulli"), np.random.default_rng(0)
+    x, noise = random.random((5, 6, 6, 1), np.float32), random.standard_normal((5, 3), np.float32)
+    recon, kl = (part.numpy() for part in vae.elbo_terms(x, noise))
+    loss, terms = utils.batch_loss(vae, x, None, noise, 0.25)
+    np.testing.assert_allclose(terms, [recon.mean(), kl.mean()], rtol=1e-5)
+    assert float(loss) == pytest.approx(recon.mean() + 0.25 * kl.mean(), rel=1e-5)
+    share = np.array([0.5, 0, 0.1, 0.2, 0.2], np.float32)  # of a replica, in the mean over the whole batch
+    loss, terms = utils.batch_loss(vae, x, None, noise, 0.25, share)
+    np.testing.assert_allclose(terms, [share @ recon, share @ kl], rtol=1e-5)
+    assert float(loss) == pytest.approx(share @ recon + 0.25 * share @ kl, rel=1e-5)
 
 
 def test_evaluation_counts_every_image_once(monkeypatch):
@@ -264,14 +296,14 @@ def test_first_bad_number_is_named(row, column, words, tmp_path):
 def test_pictures_show_people_with_glasses():
     labels = np.zeros((200, 2), np.uint8)
     labels[[0, 3, 77, 150], 1] = 1  # the first would be among the others, too
-    data = utils.Dataset("faces", *[np.zeros((200, 4, 4, 3), np.uint8)] * 2, labels, labels, ("Smiling", "Eyeglasses"))
+    data = Dataset("faces", *[np.zeros((200, 4, 4, 3), np.uint8)] * 2, labels, labels, ("Smiling", "Eyeglasses"))
     shown = picture_rows(data, 40).tolist()
     assert {0, 3, 77, 150} <= set(shown) and len(set(shown)) == len(shown)
 
 
 def test_a_class_may_be_called_eyeglasses():
     images, labels = np.zeros((9, 4, 4, 3), np.uint8), np.arange(9) % 2
-    data = utils.Dataset("things", images, images, labels, labels, ("Eyeglasses", "Hats"))
+    data = Dataset("things", images, images, labels, labels, ("Eyeglasses", "Hats"))
     np.testing.assert_array_equal(picture_rows(data, 40), range(9))
 
 
