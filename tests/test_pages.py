@@ -313,7 +313,7 @@ def test_tables_and_values_are_made_of_rows():
     assert re.sub("<!--.*?-->", "", reference.render(page, rows)) == "137.15 nats, x, –"
     table = reference.render_table("reference", rows)
     assert "| `python vae_fc.py --dataset mnist --z 2` | 137.15 = 130.58 + 6.57 | 137.65 ± 0.71 (2) | – |" in table
-    assert "| `python vae_fc.py --dataset mnist --z 10` | – | – | – |" in table
+    assert "--z 10`" not in table, "not measured"
     rows[0]["data_note"] = "copies of digits"
     assert table.count("<sup>") == 0
     assert "--z 2` <sup>1</sup> | 137.15" in reference.render_table("results", rows)
