@@ -1,10 +1,12 @@
 """A training run from start to end, in the order in which it happens: data, model, loss, epochs, run folder.
 
 Both scripts share this file. It decides what happens when; each part that it calls has a file of its own in vae/.
+vae/README.md follows a batch through them in six steps.
 
-Losses are nats per image: summed over pixels and latent units, averaged over images. Pixels are float32 in [0, 1],
-images (B, H, W, C). Sources: Kingma & Welling 2014 (VAE, arXiv:1312.6114), Rybkin et al. 2021 (calibrated decoder,
-arXiv:2006.13202), Burda et al. 2016 (active units, arXiv:1509.00519).
+Losses are nats per image: summed over pixels and latent units, averaged over images. Reported losses are always
+reconstruction + KL, which is -ELBO, whatever --beta trains with. Images of a data set are uint8 (N, H, W, C); the
+networks and the loss see them as x, float32 in [0, 1]. Sources: Kingma & Welling 2014 (VAE, arXiv:1312.6114), Rybkin
+et al. 2021 (calibrated decoder, arXiv:2006.13202), Burda et al. 2016 (active units, arXiv:1509.00519).
 """
 
 import math
@@ -24,7 +26,7 @@ from vae.terminal import is_interrupt, launch, note, progress
 
 __all__ = ["launch", "load_data", "load_dataset", "on_devices", "parse_settings", "train"]  # what scripts need
 
-PICTURE_SECONDS = 10  # between two drawings of the pictures while training
+PICTURE_SECONDS = 10  # least time between two updates of the pictures while training
 
 
 @dataclass
@@ -33,31 +35,32 @@ class Run:
 
     settings: Settings
     data: Dataset
-    folder: Path | None  # None: another worker keeps it
-    vae: Vae = None  # being trained
-    average: Vae = None  # its averaged weights: tested, drawn and saved
-    optimizer: keras.Optimizer = None
-    checkpoints: tf.train.CheckpointManager = None
-    rows: list = field(default_factory=list)  # of metrics.csv, one an epoch
-    board: Board = None  # of --tensorboard
+    folder: Path | None  # None if another worker keeps the run folder
+    vae: Vae | None = None  # the model being trained
+    averaged: Vae | None = None  # the same with averaged weights: evaluated, drawn and saved
+    optimizer: keras.Optimizer | None = None
+    checkpoints: tf.train.CheckpointManager | None = None
+    rows: list = field(default_factory=list)  # one per epoch, for metrics.csv
+    board: Board | None = None  # with --tensorboard
 
 
 def train(encoder, decoder, data, settings):
-    """Train a VAE from its start, or from where a resumed run stopped; returns the content of metrics.json.
+    """Train a VAE from its start, or from where a resumed run stopped.
 
     encoder: (B, H, W, C) -> (B, 2z), decoder: (B, z) -> (B, H, W, C), both as just built. A network with a second
     input gets the labels there, (B, L). data: a Dataset. settings: from parse_settings.
 
-    Raises UserError, NonFiniteError, or KeyboardInterrupt with a message about what was kept.
+    Returns the content of metrics.json (on a worker without the run folder, the last row of metrics.csv). Raises
+    UserError, NonFiniteError, or KeyboardInterrupt with a message that says which epoch is kept.
     """
     settings = fit_to_data(settings, data)
     with run_folder.sole_writer(resuming.open_run(settings, data) if distributed.is_chief() else None) as folder:
         run = Run(settings, data, folder)
         build_model(run, encoder, decoder)
-        restore_state(run)
+        restore_or_start(run)
         announce(run)
-        means, errors = train_epochs(run)
-        return finish(run, means, errors) if folder else run.rows[-1]
+        means, mse = train_epochs(run)
+        return finish(run, means, mse) if folder else run.rows[-1]
 
 
 # Data and settings --------------------------------------------------------------------------------------------
@@ -72,7 +75,7 @@ def load_data(settings):
 
 
 def fit_to_data(settings, data):
-    """The settings with a batch that the training images can fill. Says what else cannot go as asked."""
+    """Return the settings with a batch size that the images can fill; warn about others that cannot work as asked."""
     if settings.batch_size > len(data.train):
         note(f"--batch-size {settings.batch_size}: lowered to {len(data.train)}, the number of training images")
         settings = replace(settings, batch_size=len(data.train))
@@ -101,8 +104,8 @@ def build_model(run, encoder, decoder):
         sigma = linear.sigma
     log_sigma = tf.Variable(math.log(sigma), dtype=tf.float32, name="log_sigma")
     run.vae = Vae(encoder, decoder, log_sigma, settings.likelihood)
-    run.average = run.vae.copy()
-    if settings.precision == "bf16":  # the averaged weights stay float32
+    run.averaged = run.vae.copy()
+    if settings.precision == "bf16":  # the averaged model stays float32
         twins = precision.in_bfloat16(encoder), precision.in_bfloat16(decoder)
         run.vae = replace(run.vae, encoder=twins[0], decoder=twins[1])
     rates = settings.learning_rate, settings.warmup_steps, settings.decay_per_epoch
@@ -114,10 +117,10 @@ def steps_per_epoch(run):
     return len(run.data.train) // run.settings.batch_size
 
 
-def restore_state(run):
-    """Load the last checkpoint of a resumed run, or save the first one of a new run; writes config.json."""
+def restore_or_start(run):
+    """Load the last checkpoint of a resumed run, or save the first one of a new run; write config.json."""
     config, folder = run_folder.run_config(run.settings, run.data), run.folder
-    state = tf.train.Checkpoint(vae=run.vae.state, average=run.average.state, optimizer=run.optimizer.variables)
+    state = tf.train.Checkpoint(vae=run.vae.state, average=run.averaged.state, optimizer=run.optimizer.variables)
     _ = state.save_counter  # created by all workers, or the one that saves would wait for the others to do so
     if folder:
         if not (folder / "config.json").exists():
@@ -126,7 +129,7 @@ def restore_state(run):
         run.rows = checkpoints.restore(run.checkpoints, folder)
         config = resuming.with_origins(config, folder, len(run.rows))
         run_folder.write_json(folder / "config.json", config)  # only now: the resume might have been refused
-    run.rows = distributed.start_together(run.rows, [*run.vae.state, *run.average.state, *run.optimizer.variables])
+    run.rows = distributed.start_together(run.rows, [*run.vae.state, *run.averaged.state, *run.optimizer.variables])
     run.board = Board(folder) if run.settings.tensorboard and folder else None
 
 
@@ -136,7 +139,7 @@ def announce(run):
     note(
         f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images, "
         f"{'x'.join(map(str, data.image_shape))}; z = {settings.z}, {settings.likelihood} pixels, "
-        f"{run.vae.size:,} parameters, on the {'GPU' if steps.GPUS else 'CPU'}\n"
+        f"{run.vae.num_parameters:,} parameters, on the {'GPU' if steps.GPUS else 'CPU'}\n"
         f"loss = reconstruction + KL in nats per image; run folder {run.folder or 'of the first worker'}"
         + (f", resumed after epoch {len(run.rows)}" if run.rows else "")
     )
@@ -145,44 +148,45 @@ def announce(run):
 # The loss -----------------------------------------------------------------------------------------------------
 
 
-def batch_loss(vae, x, labels, noise, beta, weights=None):
+def batch_loss(vae, x, labels, noise, beta, image_weights=None):
     """The loss of a batch, and its reconstruction and KL terms (2,), nats per image.
 
-    x: (B, H, W, C), labels: (B, L), noise: (B, z), beta: weight of the KL. weights: (B,), the share of each image in
-    the mean over the batch, where this device has only a part of it; None: a plain mean.
+    x: (B, H, W, C), labels: (B, L), noise: (B, z). beta: weight of the KL in the loss; the terms are without it.
+    image_weights: with several devices, the weight of each image (B,) in the mean of the whole batch; None: a plain
+    mean.
     """
     recon, kl = vae.elbo_terms(x, noise, labels)  # (B,) each
-    recon, kl = batch_mean(recon, weights), batch_mean(kl, weights)
+    recon, kl = batch_mean(recon, image_weights), batch_mean(kl, image_weights)
     return recon + beta * kl, tf.stack([recon, kl])
 
 
-def batch_mean(terms, weights):
+def batch_mean(terms, image_weights):
     """Mean of terms (B,) over the batch."""
-    tf.debugging.assert_rank(terms, 1, "a number for each image")
-    return tf.reduce_mean(terms) if weights is None else tf.reduce_sum(weights * terms)
+    tf.debugging.assert_rank(terms, 1, "one number per image")
+    return tf.reduce_mean(terms) if image_weights is None else tf.reduce_sum(image_weights * terms)
 
 
 # Epochs -------------------------------------------------------------------------------------------------------
 
 
 def train_epochs(run):
-    """Train and test until the last epoch, and draw the pictures now and then.
+    """Train and evaluate until the last epoch, and draw the pictures now and then.
 
-    Returns the test images' posterior means (N, z) and squared errors (N,).
+    Returns, for the test images, posterior means (N, z) and mean squared errors of their reconstructions (N,).
     """
-    # A call holds `steps_per_call` batches, whether it trains on them or not
+    # Every call is filled up to `steps_per_call` batches: no more than an epoch has
     run.settings = replace(run.settings, steps_per_call=min(run.settings.steps_per_call, steps_per_epoch(run)))
-    train_call = steps.build_train_call(run.vae, run.average, run.optimizer, batch_loss, run.settings)
-    evaluate_call = steps.build_evaluate_call(run.average, run.settings.seed, run.settings.xla)
-    drawn, means, errors = time.perf_counter(), None, None
+    train_call = steps.build_train_call(run.vae, run.averaged, run.optimizer, batch_loss, run.settings)
+    evaluate_call = steps.build_evaluate_call(run.averaged, run.settings.seed, run.settings.xla)
+    drawn, means, mse = time.perf_counter(), None, None
     try:
         for epoch in range(len(run.rows) + 1, run.settings.epochs + 1):
-            means, errors = run_epoch(run, train_call, evaluate_call, epoch)
+            means, mse = run_epoch(run, train_call, evaluate_call, epoch)
             if time.perf_counter() - drawn > PICTURE_SECONDS and epoch < run.settings.epochs and run.folder:
                 draw_pictures(run, means)
                 drawn = time.perf_counter()
         if means is None:  # resumed after its last epoch
-            _, _, errors, means = test(run, evaluate_call)
+            _, _, mse, means = evaluate(run, evaluate_call)
     except (KeyboardInterrupt, Exception) as error:
         if not is_interrupt(error):
             raise
@@ -191,33 +195,33 @@ def train_epochs(run):
             epoch = min(epoch, checkpoints.epoch_of(run.checkpoints.latest_checkpoint))
         place = checkpoints.describe_checkpoint(run.folder)
         raise KeyboardInterrupt(f"interrupted: epoch {epoch} is kept in {place}; --resume continues from it") from None
-    return means, errors
+    return means, mse
 
 
 def run_epoch(run, train_call, evaluate_call, epoch):
-    """Train and test once, then write a row of metrics.csv, then a checkpoint.
+    """Train and evaluate once, then write a row of metrics.csv, then a checkpoint.
 
-    Returns the test images' posterior means (N, z) and squared errors (N,).
+    Returns the posterior means (N, z) and mean squared errors (N,) of the test images.
     """
     began = time.perf_counter()
     train_terms = train_epoch(run, train_call, epoch)
     training_seconds = time.perf_counter() - began
-    recon, kl, errors, means = test(run, evaluate_call)
+    recon, kl, mse, means = evaluate(run, evaluate_call)
     checkpoints.check_finite(np.stack([recon, kl], axis=-1), f"epoch {epoch}, test image", 0, epoch - 1, run.folder)
-    sigma = float(run.average.sigma)  # becomes infinite long before its logarithm, and so the loss, does
+    sigma = float(run.averaged.sigma)  # becomes infinite long before its logarithm, and so the loss, does
     if not math.isfinite(sigma):
         raise checkpoints.non_finite_error("sigma", sigma, f"epoch {epoch}", epoch - 1, run.folder)
     test_terms = np.array([recon.mean(dtype=np.float64), kl.mean(dtype=np.float64)])
     seconds = time.perf_counter() - began
     run.rows.append(epoch_row(run, epoch, (seconds, training_seconds), train_terms, test_terms, active_units(means)))
     if run.folder:
-        # The table before the checkpoint: resuming drops rows that are too many, but adds none
+        # The table before the checkpoint: resuming can drop extra rows, but cannot make up missing ones
         run_folder.write_rows(run.folder / "metrics.csv", run.rows)
         checkpoints.save_checkpoint(run.checkpoints, epoch)
     if run.board:
         run.board.numbers(run.rows[-1])
     print_row(run.rows[-1], run.settings)
-    return means, errors
+    return means, mse
 
 
 def train_epoch(run, train_call, epoch):
@@ -226,43 +230,43 @@ def train_epoch(run, train_call, epoch):
     seed, per_epoch, per_call = settings.seed, steps_per_epoch(run), settings.steps_per_call
     step, total = (epoch - 1) * per_epoch, np.zeros(2)
     calls = epoch_calls(len(images), settings.batch_size, per_call, seed, epoch)
-    for rows, count in progress(calls, -(-per_epoch // per_call)):
-        batches = pixels.binarized(images[rows], settings.binarize, pixels.random_key(seed, pixels.BINARIZE, step))
+    for indices, num_steps in progress(calls, -(-per_epoch // per_call)):
+        batches = pixels.binarized(images[indices], settings.binarize, pixels.random_key(seed, pixels.BINARIZE, step))
         epochs_done = [(step + k) / per_epoch for k in range(per_call)]
         betas = [steps.kl_weight(settings.beta, settings.kl_warmup_epochs, done) for done in epochs_done]
-        rate = steps.average_rate(settings.average_power, step + count, count)
+        averaging_weight = steps.averaging_weight(settings.average_power, step + num_steps, num_steps)
         terms = train_call(
             tf.constant(batches),
-            tf.constant(labels[rows]),
-            tf.constant(count),
+            tf.constant(labels[indices]),
+            tf.constant(num_steps),
             tf.constant(step, tf.int64),
             tf.constant(betas, tf.float32),
-            tf.constant(rate, tf.float32),
+            tf.constant(averaging_weight, tf.float32),
         )
-        terms = terms.numpy()[:count]
+        terms = terms.numpy()[:num_steps]
         checkpoints.check_finite(terms, f"epoch {epoch}, step", step, epoch - 1, run.folder)
         total += terms.sum(axis=0, dtype=np.float64)
-        step += count
+        step += num_steps
     return total / per_epoch
 
 
-def epoch_calls(count, batch_size, steps_per_call, seed, epoch):
-    """For each call of an epoch, the rows of the images in its batches (steps_per_call, B), and its number of steps.
+def epoch_calls(num_images, batch_size, steps_per_call, seed, epoch):
+    """Yield, for each call of an epoch, the indices of its images (steps_per_call, B) and its number of steps.
 
     The order is shuffled anew in each epoch and depends on (seed, epoch) only. The last, partial batch is left out;
     it holds other images in each epoch. The last call is filled up, so that all have one shape and compile once.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(count)[: count // batch_size * batch_size]
+    order = np.random.default_rng([seed, epoch]).permutation(num_images)[: num_images // batch_size * batch_size]
     for start in range(0, len(order), steps_per_call * batch_size):
-        rows = order[start : start + steps_per_call * batch_size]
-        yield np.resize(rows, (steps_per_call, batch_size)), len(rows) // batch_size
+        indices = order[start : start + steps_per_call * batch_size]
+        yield np.resize(indices, (steps_per_call, batch_size)), len(indices) // batch_size
 
 
-def test(run, evaluate_call):
-    """Test the averaged weights; returns recon, kl and squared error, (N,) each, and the posterior means (N, z)."""
+def evaluate(run, evaluate_call):
+    """Evaluate the averaged model on the test images: recon, kl and mse, (N,) each, and posterior means (N, z)."""
     images, labels, settings = run.data.test, label_matrix(run, "test"), run.settings
-    recon, kl, errors, means, _ = steps.evaluate_images(evaluate_call, images, labels, settings.binarize, settings.seed)
-    return recon, kl, errors, means
+    recon, kl, mse, means, _ = steps.evaluate_images(evaluate_call, images, labels, settings.binarize, settings.seed)
+    return recon, kl, mse, means
 
 
 def label_matrix(run, split):
@@ -276,14 +280,15 @@ def label_matrix(run, split):
 def epoch_row(run, epoch, seconds, train_terms, test_terms, active):
     """A row of metrics.csv: Python's numbers or None, which JSON can hold.
 
-    seconds: of the whole epoch and of its training. The terms are (2,): reconstruction and KL.
+    seconds: of the whole epoch and of its training. The terms are reconstruction and KL (2,), of training with the
+    weights as they move and of the averaged model.
     """
     gaussian = run.settings.likelihood == "gaussian"
     return {
         "epoch": epoch,
         "seconds": round(seconds[0], 3),
         "images_per_second": round(steps_per_epoch(run) * run.settings.batch_size / seconds[1], 1),
-        "learning_rate": float(f"{float(run.optimizer.learning_rate):.6g}"),  # a float32, after this epoch's warm-up
+        "learning_rate": float(f"{float(run.optimizer.learning_rate):.6g}"),  # at the end of the epoch; a float32
         "train_loss": float(train_terms.sum()),
         "train_recon": float(train_terms[0]),
         "train_kl": float(train_terms[1]),
@@ -291,8 +296,8 @@ def epoch_row(run, epoch, seconds, train_terms, test_terms, active):
         "test_recon": float(test_terms[0]),
         "test_kl": float(test_terms[1]),
         "active_units": active,
-        "sigma": float(run.average.sigma) if gaussian else None,
-        "cost": float(train_terms.sum() * len(run.data.train)),
+        "sigma": float(run.averaged.sigma) if gaussian else None,
+        "cost": float(train_terms.sum() * len(run.data.train)),  # as the article of 2017 counts it
     }
 
 
@@ -309,28 +314,28 @@ def print_row(row, settings):
 def draw_pictures(run, means):
     """Draw the pictures of the run folder. means: (N, z), the test images' posterior means."""
     settings = run.settings
-    pictures.draw_run(run.folder, run.average, run.data, means, run.rows, settings.binarize, settings.seed)
+    pictures.draw_run(run.folder, run.averaged, run.data, means, run.rows, settings.binarize, settings.seed)
     if run.board:
         run.board.pictures([run.folder / name for name in pictures.RUN_PICTURES], run.rows[-1]["epoch"])
 
 
-def finish(run, means, errors):
+def finish(run, means, mse):
     """Save pictures, networks and metrics.json, and say where they are; returns the content of metrics.json.
 
-    means: (N, z), errors: (N,), the test images' posterior means and squared errors.
+    means: posterior means (N, z), mse: mean squared errors (N,), of the test images.
     """
     draw_pictures(run, means)
     folder, last = run.folder, run.rows[-1]
     if run_folder.read_key(folder / "metrics.json", "epoch") != last["epoch"]:
         (folder / "metrics.json").unlink(missing_ok=True)  # else a run stopped half-way below would look finished
-    for name, network in (("encoder.keras", run.average.encoder), ("decoder.keras", run.average.decoder)):
+    for name, network in (("encoder.keras", run.averaged.encoder), ("decoder.keras", run.averaged.decoder)):
         run_folder.replace_with(folder / name, network.save)
     metrics = last | {
-        "test_psnr": float(psnr(errors).mean(dtype=np.float64)),
-        "test_psnr_of_mean_mse": float(psnr(errors.mean(dtype=np.float64))),
+        "test_psnr": float(psnr(mse).mean(dtype=np.float64)),
+        "test_psnr_of_mean_mse": float(psnr(mse.mean(dtype=np.float64))),
         "likelihood": run.settings.likelihood,
         "binarize": run.settings.binarize,
-        "parameters": run.vae.size,
+        "parameters": run.vae.num_parameters,
         "total_seconds": round(sum(row["seconds"] for row in run.rows), 3),
     }
     run_folder.write_json(folder / "metrics.json", metrics)

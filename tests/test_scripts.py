@@ -240,7 +240,7 @@ def test_a_sigma_that_is_infinite_stops_the_run(quick, tmp_path, monkeypatch):
     def run_away(run, train_call, evaluate_call, epoch):
         if epoch == 2:
             run.vae.log_sigma.assign(89.0)
-            monkeypatch.setattr(steps, "average_rate", lambda *_: 1.0)
+            monkeypatch.setattr(steps, "averaging_weight", lambda *_: 1.0)
         return run_epoch(run, train_call, evaluate_call, epoch)
 
     monkeypatch.setattr(utils, "run_epoch", run_away)

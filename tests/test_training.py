@@ -109,7 +109,7 @@ def test_average_weighs_each_step_by_a_power_of_its_number():
     power, total = 7.0, 2000
     weights = np.zeros(total)
     for step in range(1, total + 1):
-        rate = steps.average_rate(power, step, 1)
+        rate = steps.averaging_weight(power, step, 1)
         weights *= 1 - rate
         weights[step - 1] = rate
     assert weights.sum() == pytest.approx(1)
@@ -118,7 +118,7 @@ def test_average_weighs_each_step_by_a_power_of_its_number():
 
 
 def test_average_forgets_the_random_start():
-    assert steps.average_rate(7.0, 32, 32) == 1.0
+    assert steps.averaging_weight(7.0, 32, 32) == 1.0
 
 
 def test_learning_rate_warms_up_and_stays():

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import keras
 import tensorflow as tf
 
-SIGMA_FLOOR = 1 / 510  # half a grey level: below it, a density of 8-bit pixels means nothing and has no bound
+SIGMA_FLOOR = 1 / 510  # half a grey level: below it, the density of 8-bit pixels is meaningless and unbounded
 
 
 def image_sums(pixels):
@@ -18,11 +18,11 @@ def image_sums(pixels):
 
     A product uses all lanes of the processor; XLA on a CPU would add the numbers of a sum one by one.
     """
-    size = math.prod(pixels.shape[1:])
-    return tf.linalg.matvec(tf.reshape(pixels, (-1, size)), tf.ones(size))
+    num_pixels = math.prod(pixels.shape[1:])
+    return tf.linalg.matvec(tf.reshape(pixels, (-1, num_pixels)), tf.ones(num_pixels))
 
 
-@tf.function(autograph=False, jit_compile=True)  # one pass over memory, also between layers that are not compiled
+@tf.function(autograph=False, jit_compile=True)  # one fused operation, even where XLA does not compile the networks
 def bernoulli_log_prob(x, logits):
     """log p(x) of Bernoulli pixels, nats, summed over each image, (B,).  x in [0, 1], logits: both (B, H, W, C).
 
@@ -30,14 +30,14 @@ def bernoulli_log_prob(x, logits):
 
     Logits, because a probability clipped to 1 - 1e-8 is 1 in float32. The value is that of
     tf.nn.sigmoid_cross_entropy_with_logits with a plain logarithm, which is several times faster: what log1p adds, less
-    than 1e-7 a pixel, is lost in the sum. The gradient is the known one, in a single term.
+    than 1e-7 a pixel, is lost in the sum. The gradient is given: x - sigmoid(logits).
     """
 
     @tf.custom_gradient
     def log_prob(logits):
-        size = tf.abs(logits)
+        magnitude = tf.abs(logits)
         # max(l, 0) - x l + log(1 + exp(-|l|)), where max(l, 0) = (l + |l|) / 2
-        value = -image_sums(tf.math.log(1 + tf.exp(-size)) + 0.5 * size + (0.5 - x) * logits)
+        value = -image_sums(tf.math.log(1 + tf.exp(-magnitude)) + 0.5 * magnitude + (0.5 - x) * logits)
         return value, lambda upstream: tf.reshape(upstream, (-1, 1, 1, 1)) * (x - tf.sigmoid(logits))
 
     return log_prob(logits)
@@ -45,26 +45,26 @@ def bernoulli_log_prob(x, logits):
 
 def gaussian_log_prob(x, mean, log_sigma):
     """log N(x; mean, sigma^2 I), nats, summed over each image, (B,); one sigma for all.  x, mean: (B, H, W, C)."""
-    size = math.prod(x.shape[1:])
+    num_pixels = math.prod(x.shape[1:])
     squared_error = image_sums(tf.square(x - mean))
-    return -0.5 * squared_error * tf.exp(-2 * log_sigma) - size * (log_sigma + 0.5 * math.log(2 * math.pi))
+    return -0.5 * squared_error * tf.exp(-2 * log_sigma) - num_pixels * (log_sigma + 0.5 * math.log(2 * math.pi))
 
 
-def draw(mean, log_std, noise):
-    """Sample z from q(z|x) with standard normal noise: the reparameterisation trick.  All (B, z)."""
+def reparameterize(mean, log_std, noise):
+    """Sample z from q(z|x) with standard normal noise.  All (B, z)."""
     return mean + tf.exp(log_std) * noise
 
 
 def kl_to_standard_normal(mean, log_std):
     """KL(N(mean, diag exp(2 log_std)) || N(0, I)) per unit, nats (Kingma & Welling 2014, appendix B).  (B, z)."""
-    log_variance = 2 * log_std  # used twice, so that log_std gets two gradients: TensorFlow adds three in any order
+    log_variance = 2 * log_std  # one use of log_std, so one gradient: TensorFlow sums three in a random order
     return 0.5 * (tf.square(mean) + tf.exp(log_variance) - 1 - log_variance)
 
 
 def bounded_log_sigma(log_sigma):
     """The log-sigma that the density uses: never below log(SIGMA_FLOOR).
 
-    Below the floor only gradients that lead up pass. With none, as in tf.maximum, sigma could never leave it.
+    Below the floor, only gradients that increase sigma pass through. With none, as in tf.maximum, it would be stuck.
     """
     floor = math.log(SIGMA_FLOOR)
 
@@ -80,7 +80,8 @@ class Vae:
     """A variational autoencoder: encoder, decoder and the standard deviation of Gaussian pixels.
 
     The encoder maps images (B, H, W, C) to (B, 2z), the decoder codes (B, z) to pixel parameters (B, H, W, C). A
-    network with a second input gets the labels there, (B, L): then this is a conditional VAE.
+    network with a second input gets the labels there, (B, L): then this is a conditional VAE. Networks run as they do
+    at test time, so Dropout has no effect.
 
     Add new variables to `variables` so that they are trained, and to `state` so that --resume restores them.
     """
@@ -107,7 +108,7 @@ class Vae:
         return [*self.encoder.variables, *self.decoder.variables, self.log_sigma]
 
     @property
-    def size(self):
+    def num_parameters(self):
         """How many numbers training adjusts."""
         return sum(math.prod(variable.shape) for variable in self.variables)
 
@@ -130,15 +131,15 @@ class Vae:
 
     def log_prob(self, x, z, labels=None):
         """log p(x|z) per image, nats, (B,).  x: (B, H, W, C), z: (B, z), labels: (B, L)."""
-        pixels = apply(self.decoder, z, labels)
+        parameters = apply(self.decoder, z, labels)
         if self.likelihood == "bernoulli":
-            return bernoulli_log_prob(x, pixels)
-        return gaussian_log_prob(x, pixels, bounded_log_sigma(self.log_sigma))
+            return bernoulli_log_prob(x, parameters)
+        return gaussian_log_prob(x, parameters, bounded_log_sigma(self.log_sigma))
 
     def pixel_means(self, z, labels=None):
         """Decoded images (B, H, W, C): E[x|z], clipped to [0, 1].  z: (B, z), labels: (B, L)."""
-        pixels = apply(self.decoder, z, labels)
-        return tf.sigmoid(pixels) if self.likelihood == "bernoulli" else tf.clip_by_value(pixels, 0, 1)
+        parameters = apply(self.decoder, z, labels)
+        return tf.sigmoid(parameters) if self.likelihood == "bernoulli" else tf.clip_by_value(parameters, 0, 1)
 
     def elbo_terms(self, x, noise, labels=None):
         """Reconstruction and KL terms, each (B,), nats: -ELBO = recon + kl, from one sample of z.  noise: (B, z).
@@ -146,7 +147,7 @@ class Vae:
         Kingma & Welling 2014, equation 10.
         """
         mean, log_std = self.posterior(x, labels)
-        recon = -self.log_prob(x, draw(mean, log_std, noise), labels)
+        recon = -self.log_prob(x, reparameterize(mean, log_std, noise), labels)
         return recon, tf.reduce_sum(kl_to_standard_normal(mean, log_std), axis=-1)
 
 

@@ -28,7 +28,7 @@ def mixture_codes(means, log_stds, seed):
     means, log_stds: of q(z|x) of training images, each (N, z). The mixture is fitted to one draw from each q(z|x).
     """
     key = pixels.random_key(seed, pixels.SAMPLE, 2)
-    codes = elbo.draw(means, log_stds, tf.random.stateless_normal(means.shape, key)).numpy()
+    codes = elbo.reparameterize(means, log_stds, tf.random.stateless_normal(means.shape, key)).numpy()
     count, z = codes.shape
     gaussians = int(np.clip(count // (CODES_PER_UNIT * z), 1, MIXTURE))
     return measures.fit_mixture(codes, gaussians, seed).draw(SAMPLES, seed).astype(np.float32)

@@ -26,7 +26,7 @@ def build_importance_call(vae, seed, xla):
     @tf.function(jit_compile=xla)  # with AutoGraph, for a loop over any number of samples
     def add_samples(x, labels, mean, log_std, largest, scaled_sum, noise):
         for one in noise:
-            z = elbo.draw(mean, log_std, one)
+            z = elbo.reparameterize(mean, log_std, one)
             log_ratio = 0.5 * (tf.square(one) - tf.square(z)) + log_std  # log p(z) - log q(z|x) per unit
             log_weight = vae.log_prob(x, z, labels) + tf.reduce_sum(log_ratio, axis=-1)
             highest = tf.maximum(largest, log_weight)
@@ -79,7 +79,7 @@ def build_dequantised_call(vae, seed, xla):
     def dequantised_call(images, labels, noisy, batch):
         mean, log_std = vae.posterior(pixels.to_pixels(images), labels)
         noise = tf.random.stateless_normal(tf.shape(mean), pixels.random_key(seed, pixels.EVALUATE, batch))
-        recon = -vae.log_prob(noisy, elbo.draw(mean, log_std, noise), labels)
+        recon = -vae.log_prob(noisy, elbo.reparameterize(mean, log_std, noise), labels)
         return recon + tf.reduce_sum(elbo.kl_to_standard_normal(mean, log_std), axis=-1)
 
     return dequantised_call

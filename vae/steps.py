@@ -1,4 +1,4 @@
-"""What happens to one batch, compiled: a training step with its gradients and updates, and a test step."""
+"""What happens to one batch, compiled: a training step with its gradients and updates, and its evaluation."""
 
 import math
 
@@ -47,13 +47,14 @@ def clip_gradients(gradients, limit):
     return [gradient * scale for gradient in gradients]
 
 
-def average_rate(power, step, steps):
-    """Weight of the newest weights in the average after `step` steps, `steps` of them since its last update.
+def averaging_weight(power, steps_done, steps_since_update):
+    """Weight of the newest weights when the average is updated.
 
-    The average weighs step t by t^power (Karras et al. 2024, arXiv:2312.02696, section 3.1), to first order in
-    steps / step. So its horizon is always the same share of the run so far, about 1 / (power + 1).
+    A power-law moving average: step t has weight t^power (Karras et al. 2024, arXiv:2312.02696, section 3.1), to first
+    order in steps_since_update / steps_done. So it always covers the same share of the run so far, about the last
+    1 / (power + 1).
     """
-    return min(1.0, (power + 1) * steps / step)
+    return min(1.0, (power + 1) * steps_since_update / steps_done)
 
 
 def kl_weight(beta, warmup_epochs, epochs_done):
@@ -74,8 +75,9 @@ def networks_under_xla(settings):
 def build_gradient_call(vae, batch_loss, settings):
     """The compiled gradients of a batch: gradient_call(images, labels, noise, step, beta, share) -> terms, gradients.
 
-    images: uint8 (B, H, W, C); labels: (B, L); noise: (B, z). share: rows of the batch and their weights in its mean,
-    for one of several devices; None: the whole batch. The random numbers are always those of the whole batch.
+    images: uint8 (B, H, W, C); labels: (B, L); noise: (B, z). share: for one of several devices, the indices of its
+    images in the batch and their weights in the mean; None: the whole batch. The random numbers are always those of
+    the whole batch.
     """
 
     @tf.function(autograph=False, jit_compile=networks_under_xla(settings))
@@ -85,19 +87,19 @@ def build_gradient_call(vae, batch_loss, settings):
         x = pixels.to_pixels(images)
         if settings.mirror:
             x = pixels.mirrored(x, random_key(settings.seed, MIRROR, step))
-        weights = None
+        image_weights = None
         if share:
-            rows, weights = share
-            x, labels, noise = tf.gather(x, rows), tf.gather(labels, rows), tf.gather(noise, rows)
+            indices, image_weights = share
+            x, labels, noise = (tf.gather(whole, indices) for whole in (x, labels, noise))
         with tf.GradientTape() as tape:
-            loss, terms = batch_loss(vae, x, labels, noise, beta, weights)
+            loss, terms = batch_loss(vae, x, labels, noise, beta, image_weights)
         return terms, tape.gradient(loss, vae.variables)
 
     return gradient_call
 
 
-def build_updates(vae, average, optimizer, gradient_clip):
-    """The compiled updates of the weights, update(gradients), and of their average, update_average(rate).
+def build_updates(vae, averaged, optimizer, gradient_clip):
+    """The compiled updates of the weights, update(gradients), and of their average, update_average(weight).
 
     Always under XLA on one device: it makes one pass over the weights of all the operations of an update.
     """
@@ -108,9 +110,9 @@ def build_updates(vae, average, optimizer, gradient_clip):
         optimizer.apply(clip_gradients(gradients, gradient_clip), vae.variables)
 
     @tf.function(autograph=False, jit_compile=one_device)
-    def update_average(rate):
-        for mean, variable in zip(average.variables, vae.variables, strict=True):
-            mean.assign_add(rate * (variable - mean))
+    def update_average(weight):
+        for mean, variable in zip(averaged.variables, vae.variables, strict=True):
+            mean.assign_add(weight * (variable - mean))
 
     return update, update_average
 
@@ -140,46 +142,47 @@ def build_train_step(vae, optimizer, update, batch_loss, settings):
     return all_devices_step if tf.distribute.has_strategy() else one_device_step
 
 
-def build_train_call(vae, average, optimizer, batch_loss, settings):
+def build_train_call(vae, averaged, optimizer, batch_loss, settings):
     """The compiled training function: several steps a call, then one update of the averaged weights.
 
-    train_call(batches, labels, steps, first_step, betas, rate) -> terms (steps_per_call, 2): reconstruction and KL,
-    nats per image. batches: uint8 (steps_per_call, B, H, W, C), labels: (steps_per_call, B, L), betas:
-    (steps_per_call,), the weight of the KL in each step. Only the first `steps` are trained on; the other rows are 0.
+    train_call(batches, labels, num_steps, first_step, betas, averaging_weight) -> terms (steps_per_call, 2):
+    reconstruction and KL, nats per image. batches: uint8 (steps_per_call, B, H, W, C), labels: (steps_per_call, B, L),
+    betas: (steps_per_call,), the weight of the KL in each step. Only the first `num_steps` batches are trained on; the
+    terms of the others are 0.
     """
-    update, update_average = build_updates(vae, average, optimizer, settings.gradient_clip)
+    update, update_average = build_updates(vae, averaged, optimizer, settings.gradient_clip)
     train_step = build_train_step(vae, optimizer, update, batch_loss, settings)
 
     @tf.function(autograph=False, jit_compile=networks_under_xla(settings) and not tf.distribute.has_strategy())
-    def train_steps(batches, labels, noise, steps, first_step, betas, rate):
+    def train_steps(batches, labels, noise, num_steps, first_step, betas, averaging_weight):
         numbers = tf.range(settings.steps_per_call)[:, None]
 
         def body(k, terms):
-            own = train_step(batches[k], labels[k], noise[k], first_step + tf.cast(k, tf.int64), betas[k])
-            return k + 1, tf.where(numbers == k, own, terms)
+            step_terms = train_step(batches[k], labels[k], noise[k], first_step + tf.cast(k, tf.int64), betas[k])
+            return k + 1, tf.where(numbers == k, step_terms, terms)
 
-        # Not a loop over tf.range(steps), which XLA compiles again for every number of steps
-        _, terms = tf.while_loop(lambda k, _: k < steps, body, (0, tf.zeros((settings.steps_per_call, 2))))
-        update_average(rate)
+        # Not a loop over tf.range(num_steps), which XLA compiles again for every number of steps
+        _, terms = tf.while_loop(lambda k, _: k < num_steps, body, (0, tf.zeros((settings.steps_per_call, 2))))
+        update_average(averaging_weight)
         return terms
 
     @tf.function(autograph=False)
-    def train_call(batches, labels, steps, first_step, betas, rate):
+    def train_call(batches, labels, num_steps, first_step, betas, averaging_weight):
         shape = settings.batch_size, settings.z
         noise = pixels.draw_noise(settings.seed, NOISE, first_step, settings.steps_per_call, shape)
-        return train_steps(batches, labels, noise, steps, first_step, betas, rate)
+        return train_steps(batches, labels, noise, num_steps, first_step, betas, averaging_weight)
 
     return train_call
 
 
-# Testing ------------------------------------------------------------------------------------------------------
+# Evaluation ------------------------------------------------------------------------------------------------------
 
 
 def build_evaluate_call(vae, seed, xla):
-    """The compiled test of a batch: evaluate_call(x, labels, batch) -> recon, kl, squared error, mean, log-std.
+    """The compiled evaluation of a batch: evaluate_call(x, labels, batch) -> recon, kl, mse, mean, log-std.
 
-    The first three are (B,), mean and log-std of q(z|x) are (B, z). The noise is the same in every epoch. The squared
-    error is that of the reconstruction from the posterior mean.
+    The first three are (B,); mean and log-std of q(z|x) are (B, z). The noise is the same in every epoch. mse is the
+    mean squared error of the reconstruction from the posterior mean.
     """
 
     @tf.function(autograph=False, jit_compile=xla)
@@ -187,8 +190,8 @@ def build_evaluate_call(vae, seed, xla):
         mean, log_std = vae.posterior(x, labels)
         noise = tf.random.stateless_normal(tf.shape(mean), random_key(seed, EVALUATE, batch))
         recon, kl = vae.elbo_terms(x, noise, labels)
-        error = tf.reduce_mean(tf.square(vae.pixel_means(mean, labels) - x), axis=[1, 2, 3])
-        return recon, kl, error, mean, log_std
+        mse = tf.reduce_mean(tf.square(vae.pixel_means(mean, labels) - x), axis=[1, 2, 3])
+        return recon, kl, mse, mean, log_std
 
     return evaluate_call
 
@@ -199,6 +202,6 @@ def evaluate_images(evaluate_call, images, labels, binarize, seed):
     parts = []
     for batch in progress(batches, len(batches)):
         x = pixels.evaluation_pixels(images, binarize, seed, batch)
-        own_labels = tf.constant(labels[pixels.evaluation_rows(len(images), batch)])
-        parts.append([part.numpy() for part in evaluate_call(x, own_labels, tf.constant(batch, tf.int64))])
+        batch_labels = tf.constant(labels[pixels.evaluation_rows(len(images), batch)])
+        parts.append([part.numpy() for part in evaluate_call(x, batch_labels, tf.constant(batch, tf.int64))])
     return [np.concatenate(part)[: len(images)] for part in zip(*parts, strict=True)]
