@@ -3,8 +3,6 @@
 A view is a set of images. Its features are (N, F), its logits (N, L).
 """
 
-import functools
-
 import numpy as np
 import tensorflow as tf
 
@@ -43,11 +41,14 @@ def feature_numbers(run, means, samples, mixture, ppca):
     (SAMPLES, z). The nearest images are returned as rows of the training set, (SAMPLES,).
     """
     data, labelled = run.data, run.data.train_labels is not None
-    if labelled:
-        describe = load_classifier(data, run.config.data_dir)
-    else:
+
+    def linear_features(images):
+        flat = np.reshape(images, (len(images), -1))
+        return flat @ ppca.encode + ppca.encode_bias, np.zeros((len(flat), 0))
+
+    if not labelled:
         note(f"{data.name} has no labels: novelty by principal components, no Frechet distance, no attributes")
-        describe = functools.partial(linear_features, ppca)
+    describe = load_classifier(data, run.config.data_dir) if labelled else linear_features
     views = describe_views(run, describe, means, samples, mixture, ppca)
     nearness, neighbours = novelty(views)
     return {
@@ -55,12 +56,6 @@ def feature_numbers(run, means, samples, mixture, ppca):
         "novelty": nearness | {"features": "classifier" if labelled else "pca"},
         "attributes": attributes(views, data.test_labels, data.attributes) if data.attributes else None,
     }, neighbours
-
-
-def linear_features(ppca, images):
-    """pPCA codes (B, z) as the features of images in [0, 1] (B, H, W, C), and no logits."""
-    flat = np.asarray(images).reshape(len(images), -1)
-    return flat @ ppca.encode + ppca.encode_bias, np.zeros((len(flat), 0))
 
 
 def describe_views(run, describe, means, samples, mixture, ppca):
@@ -135,9 +130,8 @@ def attributes(views, labels, names):
     """
     shown = ("originals", "reconstructions", "pca", "mean_image")
     recalls = {view: measures.recalls(np.broadcast_to(views[view][1] > 0, labels.shape), labels) for view in shown}
-    numbers = {}
+    numbers = {name: {} for name in names}
     for column, name in enumerate(names):
-        numbers[name] = {}
         for side, answer in enumerate(("presence", "absence")):
             found = {view: float(recalls[view][side][column]) for view in shown}
             found = {view: None if np.isnan(recall) else recall for view, recall in found.items()}

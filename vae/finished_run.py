@@ -93,24 +93,23 @@ def load_run(folder, data_dir=None):
 
 
 def read_json(path, kind):
-    """Read a JSON file of a run as the dataclass `kind`; UserError if a value is missing or of another type."""
+    """Read a JSON file of a run as the dataclass `kind`. UserError if a value is missing or of another type."""
+    if not path.exists():
+        raise UserError(
+            f"{path.parent}: no {path.name} in it; name the folder of a finished run, or finish this one with --resume"
+        )
     try:
         content = json.loads(path.read_text())
-    except FileNotFoundError:
-        way_out = "name the folder of a finished run, or finish this one with --resume"
-        raise UserError(f"{path.parent}: no {path.name} in it; {way_out}") from None
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); train the run again") from None
-    values = {}
+    content = content if isinstance(content, dict) else {}
     for item in fields(kind):
-        accepted = get_args(item.type) or (item.type,)  # types, or the values of a Literal
-        if not isinstance(content, dict) or item.name not in content:
+        if item.name not in content:
             raise UserError(f"{path}: lacks {item.name}; train the run again")
-        value = content[item.name]
+        value, accepted = content[item.name], get_args(item.type) or (item.type,)  # types, or values of a Literal
         if value not in accepted and type(value) not in accepted:
             raise UserError(f"{path}: {item.name} is {value!r}, which no run has; train the run again")
-        values[item.name] = value
-    return kind(**values)
+    return kind(**{item.name: content[item.name] for item in fields(kind)})
 
 
 def load_data(folder, config):
