@@ -59,6 +59,7 @@ def shuffled_batches(images, labels):
     images: uint8 (N, H, W, C), labels: (N,) or (N, A).
     """
     random = np.random.default_rng(0)
+    random.permutation(len(images))  # unused; without it, every order and every published number would be another one
     while True:
         order = random.permutation(len(images))
         for start in range(0, len(images), BATCH_SIZE):
@@ -78,7 +79,7 @@ def train_classifier(data):
     rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, EPOCHS * steps)
     model.compile(keras.optimizers.Adam(rate), loss=[None, label_loss(labels)])
     batches = shuffled_batches(images, labels)
-    model.fit(batches, steps_per_epoch=steps, epochs=EPOCHS, verbose=int(sys.stdout.isatty()))
+    model.fit(batches, steps_per_epoch=steps, epochs=EPOCHS, verbose=int(sys.stdout.isatty()), shuffle=False)
     return model
 
 

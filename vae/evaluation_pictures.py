@@ -22,13 +22,6 @@ PICTURES = {
 }
 
 
-def decode(run, codes, labels):
-    """Decode codes (..., z) and labels (..., L) to images (..., H, W, C)."""
-    codes, labels = np.asarray(codes, np.float32), np.asarray(labels, np.float32)
-    flat = (part.reshape(np.prod(codes.shape[:-1]), part.shape[-1]) for part in (codes, labels))
-    return run.vae.pixel_means(*flat).numpy().reshape(*codes.shape[:-1], *run.data.image_shape)
-
-
 def draw_traversals(run, means, unit_kl, rows=10, steps=11):
     """Move one unit at a time of one test image's code from -3 to 3, for the units with the largest KL.  (z,)."""
     shown = np.argsort(unit_kl)[::-1][:rows]
@@ -36,7 +29,7 @@ def draw_traversals(run, means, unit_kl, rows=10, steps=11):
     codes = np.tile(means[0], (len(shown), steps, 1))
     for row, unit in enumerate(shown):
         codes[row, :, unit] = values
-    grid = decode(run, codes, np.tile(run.labels("test")[0], (len(shown), steps, 1)))
+    grid = run.decode(codes, run.labels("test")[0])
     labels = [f"unit {unit}, KL {unit_kl[unit]:.2f}" for unit in shown]
     caption = f"{run.folder.name}: one test image's code, one unit at a time from -3 to 3; largest KL first"
     save(run, "traversals.png", grid, caption, labels, [f"{v:+.1f}" for v in values])
@@ -50,7 +43,7 @@ def draw_interpolation(run, means, pairs=8, steps=9):
     share = np.linspace(0, 1, steps)[:, None]
     lines = [part[left][:, None] * (1 - share) + part[right][:, None] * share for part in (means, run.labels("test"))]
     ends = [to_pixels(run.data.test[side])[:, None] for side in (left, right)]
-    grid = np.concatenate([ends[0], decode(run, *lines), ends[1]], axis=1)
+    grid = np.concatenate([ends[0], run.decode(*lines), ends[1]], axis=1)
     caption = f"{run.folder.name}: straight lines between the codes of two test images"
     heads = ["original", *[f"{100 * s:.0f} %" for s in share[:, 0]], "original"]
     save(run, "interpolation.png", grid, caption, (), heads)
@@ -65,14 +58,14 @@ def draw_attributes(run, means, train_means, train_rows, count=10):
     if not names:
         return
     chosen = picture_rows(run.data, count)
-    own_labels = run.labels("test")[chosen]
-    columns, heads = [to_pixels(run.data.test[chosen]), decode(run, means[chosen], own_labels)], ["original", "decoded"]
+    codes, labels = means[chosen], run.labels("test")[chosen]
+    columns, heads = [to_pixels(run.data.test[chosen]), run.decode(codes, labels)], ["original", "decoded"]
     for name in names:
         present = run.data.train_labels[train_rows, run.data.attributes.index(name)].astype(bool)
         if present.all() or not present.any():
             continue
         direction = ATTRIBUTE_STEP * (train_means[present].mean(axis=0) - train_means[~present].mean(axis=0))
-        columns += [decode(run, means[chosen] + sign * direction, own_labels) for sign in (-1, 1)]
+        columns += [run.decode(codes + sign * direction, labels) for sign in (-1, 1)]
         heads += [f"- {name.lower()}", f"+ {name.lower()}"]
     caption = f"{run.folder.name}: attributes taken away and added, by {ATTRIBUTE_STEP} differences of mean codes"
     save(run, "attributes.png", np.stack(columns, axis=1), caption, (), heads)
@@ -83,7 +76,7 @@ def draw_pairs(run, means, loss, count=10):
     order = np.argsort(loss, kind="stable")
     grid = []
     for chosen in (order[:count], order[::-1][:count]):
-        grid += [to_pixels(run.data.test[chosen]), decode(run, means[chosen], run.labels("test")[chosen])]
+        grid += [to_pixels(run.data.test[chosen]), run.decode(means[chosen], run.labels("test")[chosen])]
     labels = ("smallest loss", "reconstruction", "largest loss", "reconstruction")
     caption = f"{run.folder.name}: loss of {loss[order[0]]:,.0f} to {loss[order[-1]]:,.0f} nats an image, test set"
     save(run, "pairs.png", np.stack(grid), caption, labels)
@@ -91,17 +84,16 @@ def draw_pairs(run, means, loss, count=10):
 
 def draw_neighbours(run, samples, neighbours, count=20, columns=10):
     """Show samples, codes (M, z), above the training images in rows `neighbours` (M,)."""
-    images = decode(run, samples[:count], run.sample_labels(count))
-    grid = pictures.interleave(images, to_pixels(run.data.train[neighbours[:count]]), columns)
+    nearest = to_pixels(run.data.train[neighbours[:count]])
+    grid = pictures.interleave(run.decode(samples[:count]), nearest, columns)
     caption = f"{run.folder.name}: samples above their nearest training images"
     pictures.save_grid(run.folder / "neighbours.png", grid, columns, caption, ("sample", "nearest"))
 
 
 def draw_mixture(run, mixture, count=100, columns=10):
     """Show samples as samples.png does, but from the mixture.  mixture: codes (M, z)."""
-    images = decode(run, mixture[:count], run.sample_labels(min(count, len(mixture))))
     caption = f"{run.folder.name}: decoded from Gaussians fitted to the codes of training images"
-    pictures.save_grid(run.folder / "mixture.png", images, columns, caption)
+    pictures.save_grid(run.folder / "mixture.png", run.decode(mixture[:count]), columns, caption)
 
 
 def save(run, name, grid, caption, row_labels=(), column_labels=()):
@@ -121,9 +113,9 @@ def draw_summary(path, runs, names, seed, count=10):
         rows = [to_pixels(data.test[chosen]), gap, no_samples]
         for run in peers.values():
             x, labels = chosen_pixels(data.test, run.config.binarize, seed, chosen), run.labels("test")[chosen]
+            means, _ = run.vae.posterior(x, labels)
             samples = sample_codes(run.config.z, seed)[: len(chosen)]
-            rows += [run.vae.pixel_means(run.vae.posterior(x, labels)[0], labels), gap]
-            rows += [decode(run, samples, run.sample_labels(len(samples)))]
+            rows += [run.vae.pixel_means(means, labels), gap, run.decode(samples)]
         caption = f"{data.name}: left, test images and what each run makes of them; right, samples of each"
         labels = ["test images", *peers]
         pages.append(pictures.grid_page(np.concatenate(rows), 2 * len(chosen) + 1, caption, labels))

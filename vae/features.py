@@ -91,14 +91,13 @@ def describe_views(run, describe, means, samples, mixture, ppca):
 
 def frechet(views, test_labels):
     """Squared Frechet distances to the test images; None where there are too few images for a covariance."""
-    features = {name: view[0] for name, view in views.items()}
-    test, train = features["originals"], features["training"]
-    features["training"] = train[measures.evenly_spaced(len(train), SAMPLES)]
+    test, train = views["originals"][0], views["training"][0]
     if min(len(test), len(train)) < 2:
         return None
-    others = ("samples", "mixture_samples", "reconstructions", "training")
-    distances = {name: measures.frechet_distance(features[name], test) for name in others}
-    counts = {f"{name}_images": len(features[name]) for name in others}
+    others = {name: views[name][0] for name in ("samples", "mixture_samples", "reconstructions")}
+    others["training"] = train[measures.evenly_spaced(len(train), SAMPLES)]
+    distances = {name: measures.frechet_distance(features, test) for name, features in others.items()}
+    counts = {f"{name}_images": len(features) for name, features in others.items()}
     accuracy = measures.accuracy(views["originals"][1], test_labels)
     return distances | counts | {"features": test.shape[1], "classifier_accuracy": accuracy}
 
@@ -108,19 +107,14 @@ def novelty(views):
 
     Reconstructions of held-out images are the control: they are not copies, but as blurred as samples.
     """
-    features = {name: view[0] for name, view in views.items()}
-    samples, neighbours = measures.nearest(features["samples"], features["training"])
-    blurred, _ = measures.nearest(features["reconstructions"], features["training"])
-    held_out, _ = measures.nearest(features["originals"], features["training"])
-    statistic, share = measures.copying_statistic(samples, held_out)
-    return {
-        "c_t": statistic,
-        "c_t_of_reconstructions": measures.copying_statistic(blurred, held_out)[0],
-        "share_nearer_than_held_out": share,
-        "median_distance_of_samples": float(np.median(samples)),
-        "median_distance_of_reconstructions": float(np.median(blurred)),
-        "median_distance_of_held_out": float(np.median(held_out)),
-    }, neighbours
+    names = {"samples": "samples", "reconstructions": "reconstructions", "held_out": "originals"}
+    found = {name: measures.nearest(views[view][0], views["training"][0]) for name, view in names.items()}
+    distances = {name: nearest[0] for name, nearest in found.items()}
+    statistic, share = measures.copying_statistic(distances["samples"], distances["held_out"])
+    control, _ = measures.copying_statistic(distances["reconstructions"], distances["held_out"])
+    numbers = {"c_t": statistic, "c_t_of_reconstructions": control, "share_nearer_than_held_out": share}
+    medians = {f"median_distance_of_{name}": float(np.median(values)) for name, values in distances.items()}
+    return numbers | medians, found["samples"][1]
 
 
 def attributes(views, labels, names):

@@ -16,6 +16,7 @@ from vae.run_folder import replace_with
 PADDING = 2  # pixels between images, before enlarging
 LEAST_CELL = 56  # pixels: smaller images are enlarged by a whole factor, without interpolation
 PAPER, INK = 255, 60  # grey levels of background and text
+DOTS_AREA = 30_000  # square points of all dots of a map together: more would hide each other
 MOST_IN_LEGEND = 75  # classes: more names would leave no room for the map
 LONGEST_NAME = 40  # characters of a class in the legend
 TITLE_LETTERS = 6  # that fit in an inch of a figure's title, even if all are as wide as W
@@ -34,13 +35,11 @@ def image_grid(images, columns, padding=PADDING):
         images = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
     count, height, width, channels = images.shape
     rows = -(-count // columns)
-    size = (rows * (height + padding) + padding, columns * (width + padding) + padding, channels)
-    canvas = np.full(size, PAPER, np.uint8)
-    for index, image in enumerate(images):
-        row, column = divmod(index, columns)
-        top, left = padding + row * (height + padding), padding + column * (width + padding)
-        canvas[top : top + height, left : left + width] = image
-    return canvas
+    cells = np.full((rows * columns, height + padding, width + padding, channels), PAPER, np.uint8)
+    cells[:count, padding:, padding:] = images
+    grid = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
+    grid = grid.reshape(rows * (height + padding), columns * (width + padding), channels)
+    return np.pad(grid, ((0, padding), (0, padding), (0, 0)), constant_values=PAPER)
 
 
 def save_grid(path, images, columns, caption, row_labels=(), column_labels=()):
@@ -157,30 +156,27 @@ def save_latent(path, means, labels, label_names, title):
     plane, names = means, ("z1", "z2")
     if means.shape[1] != 2:
         plane, names = principal_axes(means), ("first principal axis of E[z|x]", "second principal axis")
+    size = float(np.clip(DOTS_AREA / len(plane), 4, 24))
     if labels.ndim == 1:
         figure = Figure((7.5, 6.5), layout="constrained")
         axes = [figure.subplots()]
-        scatter_classes(axes[0], plane, labels, label_names)
+        scatter_classes(axes[0], plane, labels, label_names, size)
     else:
         shown = [name for name in FACE_ATTRIBUTES if name in label_names] or label_names[:4]
         figure = Figure((4.4 * len(shown), 4.4), layout="constrained")
         axes = figure.subplots(1, len(shown), squeeze=False)[0]
         for ax, name in zip(axes, shown, strict=True):
-            scatter_attribute(ax, plane, labels[:, label_names.index(name)], name)
+            scatter_attribute(ax, plane, labels[:, label_names.index(name)], name, size)
     for ax in axes:
         ax.set(xlabel=names[0], ylabel=names[1])
         ax.set_aspect("equal", adjustable="datalim")
     save_figure(figure, path, title)
 
 
-def dot_size(count):
-    """Area of a dot, in square points, with which `count` dots fill a map without hiding each other."""
-    return float(np.clip(30_000 / count, 4, 24))
-
-
-def scatter_classes(ax, plane, labels, label_names):
+def scatter_classes(ax, plane, labels, label_names, size):
+    """Draw the dots (N, 2) of each class in its own colour, with a legend unless there are too many classes."""
     colours = colormaps["tab10" if len(label_names) <= 10 else "turbo"](np.linspace(0, 1, max(2, len(label_names))))
-    dots = {"s": dot_size(len(plane)), "linewidths": 0, "alpha": 0.7}
+    dots = {"s": size, "linewidths": 0, "alpha": 0.7}
     order = np.random.default_rng(0).permutation(len(plane))  # in order, the last class would cover the others
     ax.scatter(*plane[order].T, color=colours[labels[order]], **dots)
     if len(label_names) > MOST_IN_LEGEND:
@@ -198,8 +194,8 @@ def scatter_classes(ax, plane, labels, label_names):
     figure.set_figwidth(figure.get_figwidth() + max(0, width - 1))
 
 
-def scatter_attribute(ax, plane, present, name):
-    size = dot_size(len(plane))
+def scatter_attribute(ax, plane, present, name, size):
+    """Draw the dots (N, 2) of images with an attribute over those of images without it.  present: 0 or 1, (N,)."""
     for value, colour, word in ((0, "#b9c4d0", "without"), (1, "#d1495b", "with")):
         ax.scatter(*plane[present == value].T, s=size, color=colour, label=word, linewidths=0, alpha=0.8)
     ax.set_title(legible(name.replace("_", " ")), parse_math=False)
