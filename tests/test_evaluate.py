@@ -34,7 +34,7 @@ from vae import (
 )
 from vae.data import toy
 from vae.data.dataset import Dataset
-from vae.evaluation_table import print_tables
+from vae.evaluation import print_tables
 from vae.finished_run import Config, FinishedRun, Metrics, load_half, load_run
 from vae.ppca import fit_ppca
 from vae.terminal import NonFiniteError, UserError

@@ -6,8 +6,6 @@ features know only these labels: distances between them are not an FID, and comp
 
 import hashlib
 import sys
-import tempfile
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -37,15 +35,16 @@ def load_classifier(data, data_dir):
     recipe = [RECIPE, FILTERS, FEATURES, DROPOUT, EPOCHS, BATCH_SIZE, LEARNING_RATE, MOST_IMAGES]
     signature = [data.sha256, labels, list(data.label_names), recipe]
     name = f"classifier-{data.name}-{data.sha256[:8]}"  # data sets of the same name have one each
-    way_out = "delete it, and the next evaluation trains it again"
+
+    def build(folder):
+        train_classifier(data).save(folder / "classifier.keras")
+
     try:
-        cached = open_cache(data_dir, name, signature, lambda folder: train_classifier(data, folder))
-        model = load_network(cached / "classifier.keras", way_out)
+        cached = open_cache(data_dir, name, signature, build)
+        model = load_network(cached / "classifier.keras", "delete it, and the next evaluation trains it again")
     except OSError as error:
         note(f"{data_dir}: the classifier cannot be kept there ({reason(error)}), so it is used only once")
-        with tempfile.TemporaryDirectory() as folder:
-            train_classifier(data, Path(folder))
-            model = load_network(Path(folder) / "classifier.keras", way_out)
+        model = train_classifier(data)
 
     @tf.function(reduce_retracing=True)
     def describe(images):
@@ -54,42 +53,34 @@ def load_classifier(data, data_dir):
     return describe
 
 
-class Batches(keras.utils.PyDataset):
-    """Batches of a training set that need not fit in memory, in another order in each epoch.
+def shuffled_batches(images, labels):
+    """Yield batches of a training set that need not fit in memory, epoch after epoch, each in another order.
 
     images: uint8 (N, H, W, C), labels: (N,) or (N, A).
     """
-
-    def __init__(self, images, labels):
-        super().__init__()
-        self.images, self.labels = images, labels
-        self.random = np.random.default_rng(0)
-        self.on_epoch_end()
-
-    def __len__(self):
-        return -(-len(self.images) // BATCH_SIZE)
-
-    def __getitem__(self, number):
-        rows = np.sort(self.order[number * BATCH_SIZE : (number + 1) * BATCH_SIZE])
-        return self.images[rows], self.labels[rows]
-
-    def on_epoch_end(self):
-        """Shuffle."""
-        self.order = self.random.permutation(len(self.images))
+    random = np.random.default_rng(0)
+    random.permutation(len(images))  # unused; without it, every order and every published number would be another one
+    while True:
+        order = random.permutation(len(images))
+        for start in range(0, len(images), BATCH_SIZE):
+            rows = np.sort(order[start : start + BATCH_SIZE])
+            yield images[rows], labels[rows]
 
 
-def train_classifier(data, folder):
-    """Train a classifier on the originals and save it as classifier.keras."""
+def train_classifier(data):
+    """Train a classifier on the originals; returns a Keras model as build_classifier does."""
     step = -(-len(data.train) // MOST_IMAGES)
-    batches = Batches(data.train[::step], data.train_labels[::step])
-    note(f"training a classifier of {data.name} on {len(batches.images):,} images (once; kept in the data folder)")
+    images, labels = data.train[::step], data.train_labels[::step]
+    note(f"training a classifier of {data.name} on {len(images):,} images (once; kept in the data folder)")
     keras.utils.set_random_seed(0)
     mirror = not all(map(str.isdigit, data.label_names))  # digits and letters, whose labels are numbers, stay
     model = build_classifier(data.image_shape, len(data.label_names), mirror)
-    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, EPOCHS * len(batches))
-    model.compile(keras.optimizers.Adam(rate), loss=[None, label_loss(batches.labels)])
-    model.fit(batches, epochs=EPOCHS, verbose=int(sys.stdout.isatty()), shuffle=False)
-    model.save(folder / "classifier.keras")
+    steps = -(-len(images) // BATCH_SIZE)
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, EPOCHS * steps)
+    model.compile(keras.optimizers.Adam(rate), loss=[None, label_loss(labels)])
+    batches = shuffled_batches(images, labels)
+    model.fit(batches, steps_per_epoch=steps, epochs=EPOCHS, verbose=int(sys.stdout.isatty()), shuffle=False)
+    return model
 
 
 def build_classifier(image_shape, label_count, mirror):

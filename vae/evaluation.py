@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from vae import elbo, features, likelihood, measures, pixels
 from vae import evaluation_pictures as pictures
-from vae.evaluation_table import print_tables
 from vae.finished_run import load_run
 from vae.measures import evenly_spaced, mean_of, psnr
 from vae.ppca import fit_ppca
@@ -23,6 +22,25 @@ NLL_SAMPLES_OF_CONVOLUTIONS = 500  # the same for convolutional decoders, which 
 NLL_IMAGES = {"bernoulli": math.inf, "gaussian": 1_000}  # at most so many test images for nll
 NLL_STEPS = 10  # samples between two moves of the progress bar
 
+COLUMNS = {  # heading: (where evaluation.json has the number, its format)
+    "loss": ("loss", ",.2f"),
+    "recon": ("recon", ",.2f"),
+    "KL": ("kl", ".2f"),
+    "active": ("active_units", "d"),
+    "NLL": ("nll", ",.2f"),
+    "bits/dim": ("bits_per_dim", ".3f"),
+    "(pPCA)": ("ppca_bits_per_dim", ".3f"),
+    "PSNR": ("psnr_of_mean_mse", ".2f"),
+    "(PCA)": ("pca_psnr_of_mean_mse", ".2f"),
+    "SSIM": ("ssim", ".3f"),
+    "Frechet": ("frechet.samples", ".2f"),
+    "(mixture)": ("frechet.mixture_samples", ".2f"),
+    "(recon.)": ("frechet.reconstructions", ".2f"),
+    "(train)": ("frechet.training", ".2f"),
+    "C_T": ("novelty.c_t", "+.1f"),
+    "(blurred)": ("novelty.c_t_of_reconstructions", "+.1f"),
+}
+
 
 def evaluate(runs, data_dir=None, out="results", seed=0, nll_samples=None, nll_images=None):
     """Evaluate runs and print a table; returns the contents of their evaluation.json.
@@ -32,7 +50,9 @@ def evaluate(runs, data_dir=None, out="results", seed=0, nll_samples=None, nll_i
     """
     folders = list(dict.fromkeys(Path(os.path.realpath(path)) for path in runs))  # each once, "." by its name
     runs = [load_run(folder, data_dir) for folder in folders]
-    names, results = short_names(folders), []
+    names, results = [folder.name for folder in folders], []
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
     try:
         for run in runs:
             results.append(evaluate_run(run, seed, nll_samples, nll_images))
@@ -51,12 +71,6 @@ def evaluate(runs, data_dir=None, out="results", seed=0, nll_samples=None, nll_i
     return results
 
 
-def short_names(folders):
-    """The names of the folders, or their whole paths if names repeat."""
-    names = [folder.name for folder in folders]
-    return names if len(set(names)) == len(names) else list(map(str, folders))
-
-
 def evaluate_run(run, seed, nll_samples, nll_images):
     """Write evaluation.json and the pictures of a run, in place of earlier ones; returns the content of the former.
 
@@ -68,6 +82,7 @@ def evaluate_run(run, seed, nll_samples, nll_images):
     call = build_evaluate_call(run.vae, seed, config.xla)
     recon, kl, error, *codes = evaluate_images(call, data.test, run.labels("test"), config.binarize, seed)
     means, loss = codes[0], recon + kl
+    unit_kl = np.mean(elbo.kl_to_standard_normal(*codes).numpy(), axis=0, dtype=np.float64)  # (z,)
     check_finite(run, "loss", loss, np.arange(len(loss)))
     rows = evenly_spaced(len(data.train), features.SAMPLES)
     labels = run.labels("train")[rows]
@@ -76,23 +91,31 @@ def evaluate_run(run, seed, nll_samples, nll_images):
     mixture = features.mixture_codes(train_means, train_log_stds, seed)
     ppca = fit_ppca(data.train, config.z, limit=len(data.train), iterations=10)
 
-    numbers = elbo_numbers(recon, kl, codes) | pixel_numbers(run, error, means, ppca, seed)
+    numbers = {
+        "loss": mean_of(recon) + mean_of(kl),
+        "recon": mean_of(recon),
+        "kl": mean_of(kl),
+        "kl_per_unit": sorted(unit_kl.tolist(), reverse=True),
+        "active_units": measures.active_units(means),
+    }
+    numbers |= pixel_numbers(run, error, means, ppca, seed)
     remark_on_loss(run, numbers["loss"], seed)
     numbers |= likelihood_numbers(run, codes, loss, seed, nll_samples, nll_images)
     numbers |= density_numbers(run, ppca, seed)
     found, neighbours = features.feature_numbers(run, means, samples, mixture, ppca)
-    content = {
-        **{name: getattr(config, name) for name in ("dataset", "script", "z", "likelihood", "binarize")},
-        **{"epoch": run.metrics.epoch, "training_seed": config.seed, "seed": seed},
-        **{"pixels_sha256": data.sha256, "test_images": len(data.test)},
-        **{"seconds": round(time.perf_counter() - began, 1)},
-        **numbers,
-        **found,
+    about = {name: getattr(config, name) for name in ("dataset", "script", "z", "likelihood", "binarize")} | {
+        "epoch": run.metrics.epoch,
+        "training_seed": config.seed,
+        "seed": seed,
+        "pixels_sha256": data.sha256,
+        "test_images": len(data.test),
+        "seconds": round(time.perf_counter() - began, 1),
     }
+    content = about | numbers | found
     for name in ("evaluation.json", *pictures.PICTURES):  # those there may be of an earlier epoch
         (run.folder / name).unlink(missing_ok=True)
     write_json(run.folder / "evaluation.json", content)
-    pictures.draw_traversals(run, means, unit_kl(codes))
+    pictures.draw_traversals(run, means, unit_kl)
     pictures.draw_interpolation(run, means)
     pictures.draw_attributes(run, means, train_means, rows)
     pictures.draw_pairs(run, means, loss)
@@ -116,22 +139,6 @@ def remark_on_loss(run, loss, seed):
             f"{run.folder}: the test loss is {loss:.2f} here and was {trained:.2f} at the end of training; "
             "was the program edited since?"
         )
-
-
-def unit_kl(codes):
-    """The KL of each latent unit, nats, averaged over the images, (z,).  codes: mean and log-std, each (N, z)."""
-    return np.mean(elbo.kl_to_standard_normal(*codes).numpy(), axis=0, dtype=np.float64)
-
-
-def elbo_numbers(recon, kl, codes):
-    """The test loss and its parts.  recon, kl: (N,); codes: mean and log-std of q(z|x), each (N, z)."""
-    return {
-        "loss": mean_of(recon) + mean_of(kl),
-        "recon": mean_of(recon),
-        "kl": mean_of(kl),
-        "kl_per_unit": sorted(unit_kl(codes).tolist(), reverse=True),
-        "active_units": measures.active_units(codes[0]),
-    }
 
 
 def pixel_numbers(run, error, means, ppca, seed):
@@ -174,11 +181,10 @@ def likelihood_numbers(run, codes, loss, seed, samples=None, most_images=None):
         for batch, rows in enumerate(batches):
             chosen = images[rows]
             x = tf.constant(pixels.chosen_pixels(data.test, config.binarize, seed, chosen))
-            own_labels, *own_codes = (tf.constant(part[chosen]) for part in (labels, *codes))
+            own = [tf.constant(part[chosen]) for part in (labels, *codes)]
             first = batch * samples  # number of its first noise
-            parts.append(
-                likelihood.importance_weighted_nll(call, x, own_labels, own_codes, samples, first, NLL_STEPS, tick)
-            )
+            nll = likelihood.importance_weighted_nll(call, x, own[0], own[1:], samples, first, NLL_STEPS, tick)
+            parts.append(nll)
     nll = np.concatenate(parts)
     check_finite(run, "likelihood", nll, images)
     return {
@@ -210,3 +216,50 @@ def density_numbers(run, ppca, seed):
         "bits_per_dim": likelihood.bits_per_dim(mean_of(np.concatenate(vae)), size),
         "ppca_bits_per_dim": likelihood.bits_per_dim(mean_of(np.concatenate(linear)), size),
     }
+
+
+def print_tables(names, results):
+    """Print a table of the contents of evaluation.json, without empty columns, and the attributes of each run."""
+    columns = [[heading, *(cell(numbers, *where) for numbers in results)] for heading, where in COLUMNS.items()]
+    columns = [["run", *names], *(column for column in columns if any(column[1:]))]
+    note("\n" + table(list(zip(*columns, strict=True))))
+    note(
+        "loss, recon, KL and NLL (a tighter bound): nats per image. bits/dim: of dequantised pixels, a true bound.\n"
+        "PSNR: dB, from the mean squared error. C_T: look for copies if it is below -3 and below (blurred), that of\n"
+        "reconstructed test images. In brackets: for comparison."
+    )
+    if len({numbers["pixels_sha256"] for numbers in results}) > 1:
+        note("These runs are of different images, so their Frechet distances and C_T cannot be compared.")
+    for name, numbers in zip(names, results, strict=True):
+        if numbers["nll_images"] < numbers["test_images"]:
+            images = f"{numbers['nll_images']:,} test images, whose loss is {numbers['loss_of_nll_images']:,.2f}"
+            note(f"{name}: NLL is of {images}, from {numbers['nll_samples']:,} samples each")
+        if numbers["attributes"]:
+            print_attributes(name, numbers["attributes"])
+
+
+def print_attributes(name, found):
+    """Print how well ten attributes are recognised, first those of attributes.png."""
+    order = sorted(found, key=lambda attribute: attribute not in pictures.SHOWN_ATTRIBUTES)[:10]
+    views = ("originals", "reconstructions", "pca", "mean_image", "retention")
+    rows = [["recognised", "", *(view.replace("_", " ") for view in views)]]
+    for attribute in order:
+        for answer in ("presence", "absence"):
+            recalls = [found[attribute][answer][view] for view in views]
+            rows.append([attribute, answer, *("-" if recall is None else f"{recall:.2f}" for recall in recalls)])
+    note(f"\n{name}: share of the faces with an attribute, and of those without, that a classifier recognises\n")
+    note(table(rows))
+
+
+def cell(numbers, place, form):
+    """A number as text; empty where the run has none."""
+    for key in place.split("."):
+        numbers = numbers and numbers[key]
+    return "" if numbers is None else format(numbers, form)
+
+
+def table(rows):
+    """The text of a table with aligned columns.  rows: a list of cells each, the first one a name."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    formats = [f"{{:<{widths[0]}}}", *(f"{{:>{width}}}" for width in widths[1:])]
+    return "\n".join("  ".join(map(str.format, formats, row)) for row in rows)

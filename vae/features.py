@@ -3,8 +3,6 @@
 A view is a set of images. Its features are (N, F), its logits (N, L).
 """
 
-import functools
-
 import numpy as np
 import tensorflow as tf
 
@@ -43,11 +41,14 @@ def feature_numbers(run, means, samples, mixture, ppca):
     (SAMPLES, z). The nearest images are returned as rows of the training set, (SAMPLES,).
     """
     data, labelled = run.data, run.data.train_labels is not None
-    if labelled:
-        describe = load_classifier(data, run.config.data_dir)
-    else:
+
+    def linear_features(images):
+        flat = np.reshape(images, (len(images), -1))
+        return flat @ ppca.encode + ppca.encode_bias, np.zeros((len(flat), 0))
+
+    if not labelled:
         note(f"{data.name} has no labels: novelty by principal components, no Frechet distance, no attributes")
-        describe = functools.partial(linear_features, ppca)
+    describe = load_classifier(data, run.config.data_dir) if labelled else linear_features
     views = describe_views(run, describe, means, samples, mixture, ppca)
     nearness, neighbours = novelty(views)
     return {
@@ -55,12 +56,6 @@ def feature_numbers(run, means, samples, mixture, ppca):
         "novelty": nearness | {"features": "classifier" if labelled else "pca"},
         "attributes": attributes(views, data.test_labels, data.attributes) if data.attributes else None,
     }, neighbours
-
-
-def linear_features(ppca, images):
-    """pPCA codes (B, z) as the features of images in [0, 1] (B, H, W, C), and no logits."""
-    flat = np.asarray(images).reshape(len(images), -1)
-    return flat @ ppca.encode + ppca.encode_bias, np.zeros((len(flat), 0))
 
 
 def describe_views(run, describe, means, samples, mixture, ppca):
@@ -96,14 +91,13 @@ def describe_views(run, describe, means, samples, mixture, ppca):
 
 def frechet(views, test_labels):
     """Squared Frechet distances to the test images; None where there are too few images for a covariance."""
-    features = {name: view[0] for name, view in views.items()}
-    test, train = features["originals"], features["training"]
-    features["training"] = train[measures.evenly_spaced(len(train), SAMPLES)]
+    test, train = views["originals"][0], views["training"][0]
     if min(len(test), len(train)) < 2:
         return None
-    others = ("samples", "mixture_samples", "reconstructions", "training")
-    distances = {name: measures.frechet_distance(features[name], test) for name in others}
-    counts = {f"{name}_images": len(features[name]) for name in others}
+    others = {name: views[name][0] for name in ("samples", "mixture_samples", "reconstructions")}
+    others["training"] = train[measures.evenly_spaced(len(train), SAMPLES)]
+    distances = {name: measures.frechet_distance(features, test) for name, features in others.items()}
+    counts = {f"{name}_images": len(features) for name, features in others.items()}
     accuracy = measures.accuracy(views["originals"][1], test_labels)
     return distances | counts | {"features": test.shape[1], "classifier_accuracy": accuracy}
 
@@ -113,19 +107,14 @@ def novelty(views):
 
     Reconstructions of held-out images are the control: they are not copies, but as blurred as samples.
     """
-    features = {name: view[0] for name, view in views.items()}
-    samples, neighbours = measures.nearest(features["samples"], features["training"])
-    blurred, _ = measures.nearest(features["reconstructions"], features["training"])
-    held_out, _ = measures.nearest(features["originals"], features["training"])
-    statistic, share = measures.copying_statistic(samples, held_out)
-    return {
-        "c_t": statistic,
-        "c_t_of_reconstructions": measures.copying_statistic(blurred, held_out)[0],
-        "share_nearer_than_held_out": share,
-        "median_distance_of_samples": float(np.median(samples)),
-        "median_distance_of_reconstructions": float(np.median(blurred)),
-        "median_distance_of_held_out": float(np.median(held_out)),
-    }, neighbours
+    names = {"samples": "samples", "reconstructions": "reconstructions", "held_out": "originals"}
+    found = {name: measures.nearest(views[view][0], views["training"][0]) for name, view in names.items()}
+    distances = {name: nearest[0] for name, nearest in found.items()}
+    statistic, share = measures.copying_statistic(distances["samples"], distances["held_out"])
+    control, _ = measures.copying_statistic(distances["reconstructions"], distances["held_out"])
+    numbers = {"c_t": statistic, "c_t_of_reconstructions": control, "share_nearer_than_held_out": share}
+    medians = {f"median_distance_of_{name}": float(np.median(values)) for name, values in distances.items()}
+    return numbers | medians, found["samples"][1]
 
 
 def attributes(views, labels, names):
@@ -135,9 +124,8 @@ def attributes(views, labels, names):
     """
     shown = ("originals", "reconstructions", "pca", "mean_image")
     recalls = {view: measures.recalls(np.broadcast_to(views[view][1] > 0, labels.shape), labels) for view in shown}
-    numbers = {}
+    numbers = {name: {} for name in names}
     for column, name in enumerate(names):
-        numbers[name] = {}
         for side, answer in enumerate(("presence", "absence")):
             found = {view: float(recalls[view][side][column]) for view in shown}
             found = {view: None if np.isnan(recall) else recall for view, recall in found.items()}

@@ -65,20 +65,25 @@ class FinishedRun:
         """The labels that the networks take with samples, (count, L)."""
         return pictures.sample_labels(self.labels("test"), count)
 
+    def decode(self, codes, labels=None):
+        """Images (..., H, W, C) in [0, 1] of codes (..., z).  labels: (..., L) or one (L,); None: those of samples."""
+        shape, count = codes.shape[:-1], math.prod(codes.shape[:-1])
+        labels = self.sample_labels(count) if labels is None else labels
+        flat = [np.resize(part, (count, part.shape[-1])).astype(np.float32) for part in (codes, labels)]
+        return self.vae.pixel_means(*flat).numpy().reshape(*shape, *self.data.image_shape)
+
 
 def load_run(folder, data_dir=None):
-    """Load the run in a folder.
+    """Load the run in a folder.  data_dir: where its data set is; None: where it was during training.
 
-    data_dir: where its data set is; None: where it was during training. Raises UserError if something is missing or
-    damaged, or if the images are not those that the run was trained on.
+    UserError if something is missing or damaged, or if the images are not those that the run was trained on.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; name the folder of a finished run, like results/fc_mnist_z2")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: is read-only, and evaluation.json has to go there; copy the run elsewhere")
-    config = read_json(folder / "config.json", Config)
+    config, metrics = read_json(folder / "config.json", Config), read_json(folder / "metrics.json", Metrics)
     config = replace(config, data_dir=data_dir or config.data_dir)
-    metrics = read_json(folder / "metrics.json", Metrics)
     data = load_data(folder, config)
     encoder = load_half(folder / "encoder.keras", data.image_shape, (2 * config.z,), data)
     decoder = load_half(folder / "decoder.keras", (config.z,), data.image_shape, data)
@@ -93,24 +98,23 @@ def load_run(folder, data_dir=None):
 
 
 def read_json(path, kind):
-    """Read a JSON file of a run as the dataclass `kind`; UserError if a value is missing or of another type."""
+    """Read a JSON file of a run as the dataclass `kind`. UserError if a value is missing or of another type."""
+    if not path.exists():
+        raise UserError(
+            f"{path.parent}: no {path.name} in it; name the folder of a finished run, or finish this one with --resume"
+        )
     try:
         content = json.loads(path.read_text())
-    except FileNotFoundError:
-        way_out = "name the folder of a finished run, or finish this one with --resume"
-        raise UserError(f"{path.parent}: no {path.name} in it; {way_out}") from None
     except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); train the run again") from None
-    values = {}
+    content = content if isinstance(content, dict) else {}
     for item in fields(kind):
-        accepted = get_args(item.type) or (item.type,)  # types, or the values of a Literal
-        if not isinstance(content, dict) or item.name not in content:
+        if item.name not in content:
             raise UserError(f"{path}: lacks {item.name}; train the run again")
-        value = content[item.name]
+        value, accepted = content[item.name], get_args(item.type) or (item.type,)  # types, or values of a Literal
         if value not in accepted and type(value) not in accepted:
             raise UserError(f"{path}: {item.name} is {value!r}, which no run has; train the run again")
-        values[item.name] = value
-    return kind(**values)
+    return kind(**{item.name: content[item.name] for item in fields(kind)})
 
 
 def load_data(folder, config):
@@ -126,10 +130,7 @@ def load_data(folder, config):
 
 
 def load_half(path, input_shape, output_shape, data):
-    """Load the encoder or the decoder; UserError if its shapes do not fit z and the data.
-
-    A second input has to take the labels of the data.
-    """
+    """Load the encoder or the decoder. UserError if its shapes do not fit z, the images or the labels."""
     network = load_network(path, "train the run again")
     labels = [data.label_matrix("test").shape[1:]] if len(network.inputs) > 1 else []
     expected = (tuple(input_shape), *labels, tuple(output_shape))

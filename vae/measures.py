@@ -103,18 +103,13 @@ def frechet_distance(one, other):
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) (Dowson & Landau 1982). The trace of the root comes from the
     eigenvalues of C1^(1/2) C2 C1^(1/2), which is symmetric and has the same ones as C1 C2.
     """
-    mean1, covariance1 = feature_moments(one)
-    mean2, covariance2 = feature_moments(other)
+    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    covariance1, covariance2 = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (one, other))
     values, vectors = np.linalg.eigh(covariance1)
     root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
     cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariance2 @ root), 0)).sum()
-    return float(np.sum(np.square(mean1 - mean2)) + np.trace(covariance1) + np.trace(covariance2) - 2 * cross)
-
-
-def feature_moments(features):
-    """Mean (F,) and covariance (F, F) of features (N, F), in float64."""
-    features = np.asarray(features, np.float64)
-    return features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False))
+    shift = np.square(one.mean(axis=0) - other.mean(axis=0)).sum()
+    return float(shift + np.trace(covariance1) + np.trace(covariance2) - 2 * cross)
 
 
 def nearest(features, reference):

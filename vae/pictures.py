@@ -1,6 +1,5 @@
 """The pictures of a run: grids of images, drawn pixel for pixel, and curves and maps of the latent space."""
 
-import functools
 import textwrap
 from pathlib import Path
 from statistics import NormalDist
@@ -8,7 +7,6 @@ from statistics import NormalDist
 import numpy as np
 import tensorflow as tf
 from matplotlib import colormaps, font_manager, get_data_path, style
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
@@ -18,6 +16,7 @@ from vae.run_folder import replace_with
 PADDING = 2  # pixels between images, before enlarging
 LEAST_CELL = 56  # pixels: smaller images are enlarged by a whole factor, without interpolation
 PAPER, INK = 255, 60  # grey levels of background and text
+DOTS_AREA = 30_000  # square points of all dots of a map together: more would hide each other
 MOST_IN_LEGEND = 75  # classes: more names would leave no room for the map
 LONGEST_NAME = 40  # characters of a class in the legend
 TITLE_LETTERS = 6  # that fit in an inch of a figure's title, even if all are as wide as W
@@ -36,13 +35,11 @@ def image_grid(images, columns, padding=PADDING):
         images = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
     count, height, width, channels = images.shape
     rows = -(-count // columns)
-    size = (rows * (height + padding) + padding, columns * (width + padding) + padding, channels)
-    canvas = np.full(size, PAPER, np.uint8)
-    for index, image in enumerate(images):
-        row, column = divmod(index, columns)
-        top, left = padding + row * (height + padding), padding + column * (width + padding)
-        canvas[top : top + height, left : left + width] = image
-    return canvas
+    cells = np.full((rows * columns, height + padding, width + padding, channels), PAPER, np.uint8)
+    cells[:count, padding:, padding:] = images
+    grid = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
+    grid = grid.reshape(rows * (height + padding), columns * (width + padding), channels)
+    return np.pad(grid, ((0, padding), (0, padding), (0, 0)), constant_values=PAPER)
 
 
 def save_grid(path, images, columns, caption, row_labels=(), column_labels=()):
@@ -68,7 +65,8 @@ def grid_page(images, columns, caption, row_labels=(), column_labels=()):
     scale = max(1, -(-LEAST_CELL // images.shape[1]))
     grid = Image.fromarray(image_grid(images, columns).squeeze()).convert("RGB")
     grid = grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)
-    (caption,), row_labels, column_labels = map(all_legible, ((caption,), row_labels, column_labels))
+    caption = legible(caption)
+    row_labels, column_labels = list(map(legible, row_labels)), list(map(legible, column_labels))
     font = font_of((caption, *row_labels), 15)
     top, left = 48 if column_labels else 30, 14 + max((int(font.getlength(label)) for label in row_labels), default=-10)
     width = max(left + grid.width, left + int(font.getlength(caption)) + 16)
@@ -80,19 +78,13 @@ def grid_page(images, columns, caption, row_labels=(), column_labels=()):
     for row in range(-(-len(images) // columns) if row_labels else 0):
         label = row_labels[row % len(row_labels)]
         draw.text((left - 6, top + row * down + down // 2), label, (INK,) * 3, font, anchor="rm")
-    small = fitting_font(column_labels, across - 4)
+    for size in (12, 11, 10, 9):  # the largest with which all fit above their columns, else the smallest
+        small = font_of(column_labels, size)
+        if all(small.getlength(label) <= across - 4 for label in column_labels):
+            break
     for column, label in enumerate(column_labels):
         draw.text((left + column * across + across // 2, top - 5), label, (INK,) * 3, small, anchor="ms")
     return page
-
-
-def fitting_font(labels, width, sizes=(12, 11, 10, 9)):
-    """The largest font in which every label is at most `width` pixels wide, else the smallest one."""
-    for size in sizes:
-        font = font_of(labels, size)
-        if all(font.getlength(label) <= width for label in labels):
-            break
-    return font
 
 
 def font_of(texts, size):
@@ -103,10 +95,7 @@ def font_of(texts, size):
 
 
 def interleave(above, below, columns):
-    """Put rows of `columns` images above the same rows of others. Both are (N, H, W, C), in [0, 1].
-
-    The last rows are filled up with white images.
-    """
+    """Put rows of `columns` images above the same rows of others, both (N, H, W, C) in [0, 1]; white images fill up."""
     missing = [[0, -len(above) % columns], [0, 0], [0, 0], [0, 0]]
     full = [np.pad(part, missing, constant_values=1) for part in (above, below)]
     rows = [part[start : start + columns] for start in range(0, len(above), columns) for part in full]
@@ -136,31 +125,21 @@ def principal_axes(means):
 # Curves and maps ----------------------------------------------------------------------------------------------
 
 
-def in_default_style(save):
-    """Draw in Matplotlib's default style, whatever the user's matplotlibrc says: LaTeX would stumble over names."""
-
-    @functools.wraps(save)
-    def saved(*arguments):
-        with style.context("default"):
-            save(*arguments)
-
-    return saved
-
-
-@in_default_style
+@style.context("default")  # whatever the user's matplotlibrc says: LaTeX would stumble over names
 def save_losses(path, rows, title):
     """Plot training and test curves of the loss, its reconstruction and its KL term.  rows: dicts of metrics.csv.
 
     The axes fit what follows the first tenth of the epochs. Their fall would flatten everything else.
     """
     weights = {"train": "train, weights as they move", "test": "test, averaged weights"}
-    figure, axes = new_figure(1, 3, (12, 3.9))
+    figure = Figure((12, 3.9), layout="constrained")
+    axes = figure.subplots(1, 3)
     epochs = [row["epoch"] for row in rows]
     marker = "." if len(rows) < 40 else None
     for ax, term, name in zip(axes, ("loss", "recon", "kl"), ("loss", "reconstruction", "KL"), strict=True):
         for split, line in (("train", "--"), ("test", "-")):
             ax.plot(epochs, [row[f"{split}_{term}"] for row in rows], line, label=weights[split], marker=marker)
-        late = [row[f"{split}_{term}"] for row in rows[-(-len(rows) // 10) :] or rows for split in ("train", "test")]
+        late = [row[f"{split}_{term}"] for row in rows[-(-len(rows) // 10) :] or rows for split in weights]
         margin = 0.1 * (max(late) - min(late)) or 1
         ax.set_ylim(min(late) - margin, max(late) + margin)
         ax.set(title=name, xlabel="epoch (the first tenth may lie outside)", ylabel="nats per image")
@@ -171,66 +150,56 @@ def save_losses(path, rows, title):
     save_figure(figure, path, title)
 
 
-@in_default_style
+@style.context("default")
 def save_latent(path, means, labels, label_names, title):
     """Map the test set's posterior means (N, z) by class or attribute, in the plane or on two principal axes."""
-    flat = means.shape[1] == 2
-    plane = means if flat else principal_axes(means)
-    names = ("z1", "z2") if flat else ("first principal axis of E[z|x]", "second principal axis")
+    plane, names = means, ("z1", "z2")
+    if means.shape[1] != 2:
+        plane, names = principal_axes(means), ("first principal axis of E[z|x]", "second principal axis")
+    size = float(np.clip(DOTS_AREA / len(plane), 4, 24))
     if labels.ndim == 1:
-        figure, ax = new_figure(1, 1, (7.5, 6.5))
-        scatter_classes(ax, plane, labels, label_names)
-        axes = [ax]
+        figure = Figure((7.5, 6.5), layout="constrained")
+        axes = [figure.subplots()]
+        scatter_classes(axes[0], plane, labels, label_names, size)
     else:
         shown = [name for name in FACE_ATTRIBUTES if name in label_names] or label_names[:4]
-        figure, axes = new_figure(1, len(shown), (4.4 * len(shown), 4.4), squeeze=False)
-        axes = axes[0]
+        figure = Figure((4.4 * len(shown), 4.4), layout="constrained")
+        axes = figure.subplots(1, len(shown), squeeze=False)[0]
         for ax, name in zip(axes, shown, strict=True):
-            scatter_attribute(ax, plane, labels[:, label_names.index(name)], name)
+            scatter_attribute(ax, plane, labels[:, label_names.index(name)], name, size)
     for ax in axes:
         ax.set(xlabel=names[0], ylabel=names[1])
         ax.set_aspect("equal", adjustable="datalim")
     save_figure(figure, path, title)
 
 
-def dot_size(count):
-    """Area of a dot, in square points, with which `count` dots fill a map without hiding each other."""
-    return float(np.clip(30_000 / count, 4, 24))
-
-
-def scatter_classes(ax, plane, labels, label_names):
+def scatter_classes(ax, plane, labels, label_names, size):
+    """Draw the dots (N, 2) of each class in its own colour, with a legend unless there are too many classes."""
     colours = colormaps["tab10" if len(label_names) <= 10 else "turbo"](np.linspace(0, 1, max(2, len(label_names))))
-    dots = {"s": dot_size(len(plane)), "linewidths": 0, "alpha": 0.7}
+    dots = {"s": size, "linewidths": 0, "alpha": 0.7}
     order = np.random.default_rng(0).permutation(len(plane))  # in order, the last class would cover the others
     ax.scatter(*plane[order].T, color=colours[labels[order]], **dots)
     if len(label_names) > MOST_IN_LEGEND:
         return
-    for value, name in enumerate(label_names):
-        label = f" {name}" if name.startswith("_") else name  # Matplotlib skips labels that begin with _
-        ax.scatter([], [], color=colours[value], label=shortened(legible(label)), **dots)
-    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "ncols": -(-len(label_names) // 25)}
-    legend = ax.legend(markerscale=3, frameon=False, **place)
+    for colour, name in zip(colours, label_names, strict=False):  # of a single class there are two colours
+        label = legible(f" {name}" if name.startswith("_") else name)  # Matplotlib skips labels that begin with _
+        if len(label) > LONGEST_NAME:
+            label = label[: LONGEST_NAME - 1] + "…"
+        ax.scatter([], [], color=colour, label=label, **dots)
+    columns = -(-len(label_names) // 25)
+    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+    legend = ax.legend(markerscale=3, frameon=False, ncols=columns, **place)
     figure = ax.figure  # wider by what the legend needs more than one of digits
-    width = legend.get_window_extent(figure.canvas.get_renderer()).width / figure.dpi
+    width = legend.get_window_extent().width / figure.dpi
     figure.set_figwidth(figure.get_figwidth() + max(0, width - 1))
 
 
-def shortened(name):
-    """Cut a name to what fits in a legend."""
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-
-
-def scatter_attribute(ax, plane, present, name):
-    size = dot_size(len(plane))
+def scatter_attribute(ax, plane, present, name, size):
+    """Draw the dots (N, 2) of images with an attribute over those of images without it.  present: 0 or 1, (N,)."""
     for value, colour, word in ((0, "#b9c4d0", "without"), (1, "#d1495b", "with")):
         ax.scatter(*plane[present == value].T, s=size, color=colour, label=word, linewidths=0, alpha=0.8)
     ax.set_title(legible(name.replace("_", " ")), parse_math=False)
     ax.legend(markerscale=2, loc="upper right")
-
-
-def all_legible(texts):
-    """Escape the characters that Matplotlib's own font lacks."""
-    return [legible(text) for text in texts]
 
 
 def legible(text):
@@ -239,13 +208,6 @@ def legible(text):
         return text
     font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
     return "".join(c if font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in text)
-
-
-def new_figure(rows, columns, size, squeeze=True):
-    """A Matplotlib figure that never asks for a screen."""
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=squeeze)
 
 
 def save_figure(figure, path, title):
