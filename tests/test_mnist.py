@@ -350,7 +350,7 @@ def test_another_set_with_a_missing_file(tmp_path):
     write_idx(tmp_path / "kmnist", DIGITS)
     path = tmp_path / "kmnist" / MNIST["test"][1]
     path.unlink()
-    refusal(lambda: load_dataset(str(tmp_path / "kmnist"), tmp_path), path, "is missing", "put it there")
+    refusal(lambda: load_dataset(str(tmp_path / "kmnist"), tmp_path), path, "No such file", "put a good one there")
 
 
 def test_another_set_with_two_image_sizes(tmp_path):

@@ -145,7 +145,7 @@ def read_attributes(path, names):
 def read_list(path, allowed, titles=None):
     """Read a list: with spaces between its cells as published, or Kaggle's table with commas and titles.
 
-    allowed: the texts that a value may be; titles: of the columns of the published list, if they are not in it.
+    allowed: the texts that a value may be; titles: those of the columns, if the published list does not give them.
 
     Returns the titles and {name: bytes, the place of each of its values in `allowed`}: 202,599 rows of text would take
     half a gigabyte. Raises UserError if a row is bad or a name occurs twice.
@@ -156,9 +156,10 @@ def read_list(path, allowed, titles=None):
         rows = ([cell.strip() for cell in line.split("," if is_table else None)] or [""] for line in lines)
         head = 0
         if is_table:
-            head, (name, *titles) = 1, next(rows, [""])
-            if name != CSV_NAME or not titles:
-                raise ValueError(f"its first row is not {CSV_NAME} and names of columns")
+            head, (name, *columns) = 1, next(rows, [""])
+            if name != CSV_NAME or not columns or columns != (titles or columns):
+                raise ValueError(f"its first row is not {CSV_NAME} and {' '.join(titles or ['names of attributes'])}")
+            titles = columns
         elif not titles:
             head, count = 2, max(0, len(lines) - 2)
             if next(rows, None) != [str(count)]:

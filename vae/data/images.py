@@ -53,12 +53,9 @@ def open_images(name, cache, splits, decode, labels=None):
     if about["repeated"]:
         number = f"{about['repeated']:,} of {len(splits[1]):,}"
         note(f"{name}: {number} test images are also training images, to the pixel, which flatters the test loss")
-    train_labels, test_labels = None, None
-    if labels:
-        rows = np.load(folder / "labels.npy")
-        train_labels, test_labels = rows[:count], rows[count:]
-    label_names = tuple(about["label_names"])
-    return Dataset(name, images[:count], images[count:], train_labels, test_labels, label_names, about["sha256"])
+    rows = np.load(folder / "labels.npy") if labels else None
+    row_parts = (rows[:count], rows[count:]) if labels else (None, None)
+    return Dataset(name, images[:count], images[count:], *row_parts, tuple(about["label_names"]), about["sha256"])
 
 
 def cache_name(title, size, limit):

@@ -22,7 +22,7 @@ IDX_FILES = list(itertools.product(SPLITS, RANKS))
 LABELS_SHA256 = "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13"  # of MNIST's training labels
 MAX_SIDE = 512  # pixels of images in other sets
 MNIST_HELP = "delete it, and the next run downloads MNIST"
-OWN_HELP = "repair or replace it"
+OWN_HELP = "put a good one there, gzipped or not"
 
 
 def load_mnist(data_dir):
@@ -49,10 +49,7 @@ def load_mnist(data_dir):
 def load_idx_folder(folder):
     """Load another set in MNIST's file names, such as Fashion-MNIST: images (H, W, 1), named after its folder."""
     folder = idx_folder(folder).resolve()
-    paths = {file: find_idx(folder, *file) for file in IDX_FILES}
-    for file, path in paths.items():
-        if not path:
-            raise UserError(f"{folder / idx_name(*file)}: is missing, gzipped or not; put it there")
+    paths = {file: find_idx(folder, *file) or folder / idx_name(*file) for file in IDX_FILES}
     parts = read_parts(paths, None, 256, OWN_HELP)
     if max(parts["train"].shape[1:3]) > MAX_SIDE:
         raise UserError(f"{folder}: has images of more than {MAX_SIDE} pixels a side; reduce them")
