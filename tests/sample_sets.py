@@ -191,7 +191,6 @@ def write_images(folder, images, prefix=None):
         archive.writestr("__MACOSX/" + prefix + "._000001.jpg", b"junk")
         for name, content in reversed(images.items()):
             archive.writestr(prefix + name, content)
-        archive.writestr("__MACOSX/" + prefix + "000002.jpg", b"junk")
         archive.writestr("readme.txt", b"junk")
         archive.writestr("folder.jpg/", b"")
     return folder / "img_align_celeba.zip"

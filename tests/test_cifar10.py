@@ -149,19 +149,17 @@ def test_a_note_about_another_number_of_images(cifar10, batches, monkeypatch, ca
     assert capsys.readouterr().out == line
 
 
-def test_a_note_about_swapped_files(cifar10, batches, monkeypatch, capsys):
+def test_a_note_about_swapped_files(tmp_path, monkeypatch, capsys):
     """10,000 images a file cause no note, unless their labels are in another order."""
-    load, path = cifar10(batches)
-    if path.is_file():
-        publish(monkeypatch, path)
-    parts = {path / name: np.full(10_000, number, np.uint8) for number, name in enumerate(BATCHES)}
     images = np.zeros((10_000, 1, 1, 3), np.uint8)
-    monkeypatch.setattr(reader, "split_records", lambda records, path, way_out: (images, parts[path]))
-    monkeypatch.setattr(reader, "LABELS_SHA256", hashlib.sha256(b"".join(parts.values())).hexdigest())
-    load()
+    labels = [np.full(10_000, number, np.uint8) for number in range(6)]
+    monkeypatch.setattr(reader, "read_batches", lambda source, way_out: [(images, part) for part in labels])
+    monkeypatch.setattr(reader, "LABELS_SHA256", hashlib.sha256(b"".join(labels)).hexdigest())
+    load_dataset("cifar10", tmp_path)
     assert capsys.readouterr().out == ""
-    parts[path / BATCHES[-1]] = parts[path / BATCHES[0]]
-    load()
+    labels[-1] = labels[0]
+    load_dataset("cifar10", tmp_path)
+    path = tmp_path / "cifar10" / ARCHIVE
     assert capsys.readouterr().out == f"{path}: its labels are not CIFAR-10's; were its files swapped?\n"
 
 
@@ -205,17 +203,6 @@ def test_a_member_of_negative_size(batches, tmp_path, pax):
     refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: ", f"delete {path}, and the next run downloads")
 
 
-def test_a_sparse_member_is_not_a_batch(batches, tmp_path):
-    """A thousand images, all of them holes."""
-    path, size = tmp_path / "cifar10" / ARCHIVE, str(1000 * reader.RECORD)
-    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as tar:
-        for name in BATCHES:
-            member = tarfile.TarInfo(name)
-            member.pax_headers = {"GNU.sparse.map": f"{size},0", "GNU.sparse.size": size}
-            tar.addfile(member)
-    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: {BATCHES[0]} is not in it")
-
-
 def test_the_unpacked_folder_is_preferred_to_the_archive(batches, tmp_path, capsys):
     write_files(tmp_path / "cifar10" / UNPACKED, batches)
     (tmp_path / "cifar10" / ARCHIVE).write_bytes(b"damaged")
@@ -253,7 +240,7 @@ def test_a_link_is_not_a_batch(batches, tmp_path, kind):
     with tarfile.open(path, "w:gz") as tar:
         for name in BATCHES:
             tar.addfile(special(kind, name, "/etc/passwd"))
-    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: {BATCHES[0]} is not in it")
+    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: cannot be read ({BATCHES[0]} is not in it")
 
 
 def inflated(files, size):
@@ -293,7 +280,7 @@ class Bomb:
 def test_pickles_in_the_binary_archive_are_not_read(batches, tmp_path):
     path, bomb = tmp_path / "cifar10" / ARCHIVE, pickle.dumps(Bomb(tmp_path / "unpickled"))
     write_tar(path, dict.fromkeys([Path(name).stem for name in BATCHES], bomb), "cifar-10-batches-py/")
-    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: {BATCHES[0]} is not in it")
+    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: cannot be read ({BATCHES[0]} is not in it")
     write_tar(path, dict.fromkeys(BATCHES, bomb))
     refusal(lambda: load_dataset("cifar10", tmp_path), f"{path / BATCHES[0]}: ")
     assert not (tmp_path / "unpickled").exists()
@@ -356,14 +343,6 @@ HOSTILE = {  # what a batch is instead: (content, words of the message)
     "NumPy's own functions": (b"cnumpy\nload\n" + short(b"made") + b"\x85R.", "asks for numpy.load"),
     "a name inside a known module": (b"cnumpy\nndarray.__class__\n.", "asks for numpy.ndarray.__class__"),
     "another batch": (python2_batch(*BATCH["test_batch"], TITLES[0]), "it calls itself training batch 1 of 5"),
-    "a text that is many bytes": (
-        b"\x80\x02(c_codecs\nencode\nq\x00X\xe8\x03\x00\x00"
-        + 1000 * b"a"
-        + b"q\x01X\x06\x00\x00\x00latin1q\x02"
-        + 9 * b"h\x00h\x01h\x02\x86R"
-        + b"l.",
-        "the same text again and again",
-    ),
     "labels that are bytes": (
         pickle.dumps({"labels": b"1", "data": np.zeros((1, 3072), np.uint8)}, 2),
         "it lacks an integer label for",
@@ -372,21 +351,19 @@ HOSTILE = {  # what a batch is instead: (content, words of the message)
         pickle.dumps({"labels": [[[1, 2]]], "data": np.zeros((1, 3072), np.uint8)}, 2),
         "it lacks an integer label for",
     ),
-    "a huge memo": (b"\x80\x02Nr\xff\xff\xff\x7f.", "more operations than images need"),
-    "a huge memo in text": (b"Np2147483647\n.", "more operations than images need"),
-    "a set": (pickle.dumps({b"labels", b"data"}), "is not a batch"),
-    "a great many empty lists": (b"\x80\x02(" + b"]" * 2000 + b"l.", "more operations than images need"),
-    "an empty file": (b"", "is not a batch"),
-    "a web page": (b"<html>404</html>", "is not a batch"),
-    "a list": (pickle.dumps([1, 2]), "is not a batch"),
+    "a huge memo": (b"\x80\x02Nr\xff\xff\xff\x7f.", "cannot be read"),
+    "a set": (pickle.dumps({b"labels", b"data"}), "cannot be read"),
+    "an empty file": (b"", "cannot be read"),
+    "a web page": (b"<html>404</html>", "cannot be read"),
+    "a list": (pickle.dumps([1, 2]), "cannot be read"),
     "no data": (pickle.dumps({"labels": [1]}), "data"),
-    "data that is a list": (pickle.dumps({"labels": [1], "data": [1]}), "is not a batch"),
-    "cut": (GOOD[: len(GOOD) // 2], "is not a batch"),
-    "cut at its end": (GOOD[:-1], "is not a batch"),
-    "floats": (python3_batch(np.zeros((3, 3072), np.float32), [1, 2, 3]), "not bytes"),
+    "data that is a list": (pickle.dumps({"labels": [1], "data": [1]}), "cannot be read"),
+    "cut": (GOOD[: len(GOOD) // 2], "cannot be read"),
+    "cut at its end": (GOOD[:-1], "cannot be read"),
+    "floats": (python3_batch(np.zeros((3, 3072), np.float32), [1, 2, 3]), "not 3072 bytes"),
     "columns first": (python3_batch(np.asfortranarray(np.zeros((3, 3072), np.uint8)), [1, 2, 3]), "row by row"),
-    "another size": (python3_batch(np.zeros((3, 784), np.uint8), [1, 2, 3]), "3 x 784 pixels"),
-    "no images": (python3_batch(np.zeros((0, 3072), np.uint8), []), "is not a batch"),
+    "another size": (python3_batch(np.zeros((3, 784), np.uint8), [1, 2, 3]), "its pixels (3, 784) are not 3072"),
+    "no images": (python3_batch(np.zeros((0, 3072), np.uint8), []), "cannot be read"),
     "a label too few": (
         python3_batch(np.zeros((3, 3072), np.uint8), [1, 2]),
         "it lacks an integer label for each of 3 images",
@@ -395,14 +372,14 @@ HOSTILE = {  # what a batch is instead: (content, words of the message)
         pickle.dumps({"labels": ["1"], "data": np.zeros((1, 3072), np.uint8)}, 2),
         "it lacks an integer label for",
     ),
-    "a negative label": (python3_batch(np.zeros((1, 3072), np.uint8), [-1]), "it lacks an integer label for"),
+    "a negative label": (python3_batch(np.zeros((1, 3072), np.uint8), [-1]), "label -1 of image 0 is not one of"),
     "a label beyond 9": (
         python3_batch(np.zeros((3, 3072), np.uint8), NINE),
         "label 77 of image 2 is not one of 0 to 9",
     ),
     "more bytes promised": (
         GOOD.replace(struct.pack("<i", 3) + b"M\x00\x0c", struct.pack("<i", 4) + b"M\x00\x0c"),
-        "4 x",
+        "into shape (4,3072)",
     ),
 }
 
@@ -427,8 +404,8 @@ def test_a_missing_pickled_batch(tmp_path):
 
 @pytest.mark.parametrize("cut", range(0, len(GOOD), len(GOOD) // 40))
 def test_a_cut_pickle(cut):
-    with pytest.raises(UserError):
-        reader.unpickle_records(GOOD[:cut], Path("test_batch"), "replace it")
+    with pytest.raises(UserError), files.readable(Path("test_batch"), "replace it"):
+        reader.read_pickle(GOOD[:cut], "test_batch")
 
 
 # Grey ---------------------------------------------------------------------------------------------------------

@@ -1,9 +1,7 @@
 """Images of every kind as square RGB pixels: right values, or one line that names the file."""
 
 import io
-import os
 import struct
-import time
 
 import numpy as np
 import pytest
@@ -323,23 +321,6 @@ def test_every_changed_bit_of_a_png_is_found_or_harmless(tmp_path):
         except UserError:
             refused += 1
     assert refused > 7 * len(good)
-
-
-def test_after_an_error_the_rest_is_not_decoded(monkeypatch):
-    monkeypatch.setattr(decoder, "BLOCK", 2)
-    monkeypatch.setattr(decoder, "AHEAD", 100)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    decoded = []
-
-    def decode(name):
-        decoded.append(name)
-        if name == 1:
-            raise UserError("damaged")
-        time.sleep(0.02)
-
-    with pytest.raises(UserError, match="damaged"):
-        list(decoder.decoded_blocks(range(1000), decode))
-    assert len(decoded) < 100, "not all of the 200 that were submitted"
 
 
 def test_an_image_that_does_not_fit_in_memory_is_named(tmp_path, monkeypatch):

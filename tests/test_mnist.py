@@ -66,10 +66,11 @@ RAW_DAMAGE = {  # what happens to the content before it is compressed: (damage, 
     "signed bytes": (lambda raw: b"\0\0\x09" + raw[3:], "magic number 000009"),
     "another rank": (lambda raw: b"\0\0\x08\x02" + raw[4:], "magic number 00000802"),
     "little-endian": (lambda raw: raw[3::-1] + raw[4:], "magic number"),
-    "no items": (lambda raw: raw[:4] + bytes(4) + raw[8:], "holds 0 items"),
+    "no items": (lambda raw: raw[:4] + bytes(4) + raw[8:], "more bytes than its 0 items"),
     "one item more": (lambda raw: raw[:7] + bytes((raw[7] + 1,)) + raw[8:], "fewer bytes than its"),
     "one item fewer": (lambda raw: raw[:7] + bytes((raw[7] - 1,)) + raw[8:], "more bytes than its"),
-    "four billion items": (lambda raw: raw[:4] + b"\xff" * 4 + raw[8:], "holds 4,294,967,295 items"),
+    "no items and no bytes": (lambda raw: raw[:4] + bytes(4) + raw[8 : 4 + 4 * raw[3]], "are uint8 [0"),
+    "four billion items": (lambda raw: raw[:4] + b"\xff" * 4 + raw[8:], "fewer bytes than its 4294967295 items"),
 }
 PACKED_DAMAGE = {  # what happens to the compressed file
     "empty file": (lambda packed: b"", "not an IDX file"),
@@ -87,7 +88,7 @@ PACKED_DAMAGE = {  # what happens to the compressed file
 def test_a_small_file_that_claims_gigabytes(mnist, tmp_path):
     path = tmp_path / "mnist" / MNIST["train"][0]
     path.write_bytes(gzip.compress(struct.pack(">4I", 0x803, 9_000_000, 28, 28) + bytes(999)))
-    refusal(lambda: load_mnist(tmp_path), f"{path}: holds 9,000,000 items")
+    refusal(lambda: load_mnist(tmp_path), f"{path}: cannot be read (fewer bytes than its 9000000 items need)")
 
 
 def test_a_pipe_in_place_of_a_file(mnist, tmp_path):
@@ -108,14 +109,14 @@ def test_a_damaged_idx_file(mnist, tmp_path, name, damage):
     else:
         change, words = PACKED_DAMAGE[damage]
         path.write_bytes(change(packed))
-    refusal(lambda: load_mnist(tmp_path), f"{path}: ", words, "delete the file, and the next run downloads it")
+    refusal(lambda: load_mnist(tmp_path), f"{path}: ", words, "delete it, and the next run downloads MNIST")
 
 
 @pytest.mark.parametrize("shape", [(28, 27), (27, 28), (1, 784), (32, 32)])
 def test_images_of_another_size(mnist, tmp_path, shape):
     path = tmp_path / "mnist" / MNIST["test"][0]
     path.write_bytes(gzip.compress(idx(np.zeros((4, *shape), np.uint8))))
-    refusal(lambda: load_mnist(tmp_path), f"{path}: holds items of size {list(shape)}, not of [28, 28]")
+    refusal(lambda: load_mnist(tmp_path), f"{path}: ", f"test images are of size {list(shape)}, not [28, 28]")
 
 
 @pytest.mark.parametrize("split", MNIST)
@@ -123,15 +124,15 @@ def test_images_of_another_size(mnist, tmp_path, shape):
 def test_fewer_or_more_labels_than_images(mnist, tmp_path, split, change):
     path, count = tmp_path / "mnist" / MNIST[split][1], len(mnist[split][0])
     path.write_bytes(gzip.compress(idx(np.zeros(count + change, np.uint8))))
-    counts, either = f"{count + change} labels for {count} images", f"it or {MNIST[split][0]} is wrong: delete"
-    refusal(lambda: load_mnist(tmp_path), f"{path}: {counts}; {either}")
+    words = f"{count + change} labels for the {count} images in {MNIST[split][0]}: one of both is wrong"
+    refusal(lambda: load_mnist(tmp_path), f"{path}: ", words)
 
 
 @pytest.mark.parametrize("label", [10, 255])
 def test_a_label_that_is_not_a_digit(mnist, tmp_path, label):
     path = tmp_path / "mnist" / MNIST["train"][1]
     path.write_bytes(gzip.compress(idx(np.array([0, 1, 2, label, 9, 0], np.uint8))))
-    refusal(lambda: load_mnist(tmp_path), f"{path}: label {label} of image 3 is not a digit")
+    refusal(lambda: load_mnist(tmp_path), f"{path}: ", f"label {label} of image 3 is not a digit")
 
 
 @pytest.mark.parametrize("name", MNIST_FILES)
@@ -250,15 +251,12 @@ def test_idx_files_are_preferred_to_mnist_npz(tmp_path):
 
 
 NPZ_CHANGES = {  # what is in mnist.npz instead: (arrays, words of the message)
-    "no test labels": ({"y_test": None}, "has no array y_test"),
-    "floats": ({"x_train": np.zeros((6, 28, 28), np.float32)}, "x_train is float32 [6, 28, 28]"),
-    "flat images": ({"x_train": np.zeros((6, 784), np.uint8)}, "x_train is uint8 [6, 784]"),
-    "larger images": (
-        {"x_test": np.zeros((4, 32, 32), np.uint8)},
-        "x_test holds items of size [32, 32], not of [28, 28]",
-    ),
-    "no images": ({"x_test": np.zeros((0, 28, 28), np.uint8)}, "x_test is uint8 [0, 28, 28]"),
-    "a label too few": ({"y_train": np.zeros(5, np.uint8)}, "5 labels for 6 images"),
+    "no test labels": ({"y_test": None}, "no item named 'y_test.npy'"),
+    "floats": ({"x_train": np.zeros((6, 28, 28), np.float32)}, "train images are float32 [6, 28, 28]"),
+    "flat images": ({"x_train": np.zeros((6, 784), np.uint8)}, "train images are uint8 [6, 784]"),
+    "larger images": ({"x_test": np.zeros((4, 32, 32), np.uint8)}, "test images are of size [32, 32], not [28, 28]"),
+    "no images": ({"x_test": np.zeros((0, 28, 28), np.uint8)}, "test images are uint8 [0, 28, 28]"),
+    "a label too few": ({"y_train": np.zeros(5, np.uint8)}, "5 labels for the 6 images"),
     "label 10": ({"y_test": np.array([1, 10, 3, 4], np.uint8)}, "label 10 of image 1 is not a digit"),
     "pickled objects": (
         {"y_test": np.array([1, 2, 3, None], object)},
@@ -297,9 +295,6 @@ NPZ_DAMAGE = {  # the file's bytes from those of a good one
     "a header that is a program": lambda good: archive({"x_train.npy": npy("__import__('os').mkdir('made')\n")}),
     "a header without an end": lambda good: archive({"x_train.npy": npy("{'descr': '|u1', 'shape': (1, 28, 28\n")}),
     "a header of brackets": lambda good: archive({"x_train.npy": npy("[" * 9000)}),
-    "more than the array": lambda good: archive(
-        {"x_train.npy": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 28, 28)}\n", bytes(785))}
-    ),
 }
 
 
@@ -355,10 +350,10 @@ def test_another_set_with_a_missing_file(tmp_path):
     write_idx(tmp_path / "kmnist", DIGITS)
     path = tmp_path / "kmnist" / MNIST["test"][1]
     path.unlink()
-    refusal(lambda: load_dataset(str(tmp_path / "kmnist"), tmp_path), path, "is missing", "put it there")
+    refusal(lambda: load_dataset(str(tmp_path / "kmnist"), tmp_path), path, "No such file", "put a good one there")
 
 
 def test_another_set_with_two_image_sizes(tmp_path):
     content = {"train": random_images(1, 6, 28, 28), "test": random_images(2, 4, 28, 27)}
     write_idx(tmp_path / "two", content)
-    refusal(lambda: load_dataset(str(tmp_path / "two"), tmp_path), "images of [28, 27]", "training images are [28, 28]")
+    refusal(lambda: load_dataset(str(tmp_path / "two"), tmp_path), "test images are of size [28, 27], not [28, 28]")

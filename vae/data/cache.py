@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import re
 import secrets
 import shutil
 import time
@@ -16,6 +15,7 @@ from vae.terminal import name_file, note
 LAYOUT = 2  # raise it to have all caches built again
 CHECKSUMS = "checksums.json"
 ABANDONED_SECONDS = 3600  # an unfinished folder that is unchanged for so long was left by a killed program
+HEX_DIGITS = 16 * "[0-9a-f]"  # in names of folders that this module makes
 
 
 def open_cache(data_dir, name, signature, build):
@@ -41,7 +41,8 @@ def open_cache(data_dir, name, signature, build):
                 name_file(error, folder)
                 if not folder.is_dir():
                     raise
-        remove_outdated(folder, name)
+        for outdated in set(folder.parent.glob(f"{name}-{HEX_DIGITS}")) - {folder}:
+            shutil.rmtree(outdated, ignore_errors=True)
     return folder
 
 
@@ -51,7 +52,11 @@ def partial_folder(parent):
     partial = parent / f"partial-{secrets.token_hex(8)}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(parent)
+        for left in parent.glob(f"partial-{HEX_DIGITS}"):
+            with contextlib.suppress(OSError):  # its owner may be finishing it at this moment
+                newest = max(path.stat().st_mtime for path in [left, *left.iterdir()])
+                if time.time() - newest > ABANDONED_SECONDS:
+                    shutil.rmtree(left)
         partial.mkdir()  # not tempfile.mkdtemp, whose folders only their owner may read
     except OSError as error:
         error.filename = str(parent)  # the folder that the user knows
@@ -86,21 +91,3 @@ def save_array(path, array):
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(array)
-
-
-def remove_outdated(folder, name):
-    """Remove other folders of the same name."""
-    for other in folder.parent.iterdir():
-        if other != folder and re.fullmatch(re.escape(name) + "-[0-9a-f]{16}", other.name):
-            shutil.rmtree(other, ignore_errors=True)
-
-
-def remove_abandoned(folder):
-    """Remove unfinished folders that killed programs left."""
-    for partial in folder.glob("partial-*"):
-        if not re.fullmatch(r"partial-[0-9a-f]{16}", partial.name):
-            continue  # not made by `partial_folder`
-        with contextlib.suppress(OSError):  # its owner may be finishing it at this moment
-            newest = max(path.stat().st_mtime for path in [partial, *partial.iterdir()])
-            if time.time() - newest > ABANDONED_SECONDS:
-                shutil.rmtree(partial)

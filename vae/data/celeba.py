@@ -15,8 +15,8 @@ from vae.terminal import UserError, note
 ALIGNED = (178, 218)  # width and height of the aligned images
 FACES = 202_599  # number of images
 FACE = (15, 35, 163, 183)  # the central 148 x 148 pixels: left, top, right, bottom (Larsen et al. 2016)
-MAX_FACE_BYTES = 10_000_000
 OUR_SPLIT = "instead, the test images are the tenth whose name has a CRC-32 divisible by 10"
+LIST_HELP = "replace or remove the file"
 CSV_NAME = "image_id"  # Kaggle's title of the column of names
 
 
@@ -33,21 +33,16 @@ def load_celeba(data_dir, size, limit):
         raise UserError(f"{source}: holds {len(names)} .jpg images; put them there, or move it away for a download")
     attributes = find_list(folder, "Anno", "list_attr_celeba")
     partition = find_list(folder, "Eval", "list_eval_partition")
+    lists = []
     for path in (attributes, partition):
         note_if_changed(path)
+        lists.append([path.stat().st_size, path.stat().st_mtime_ns] if path.exists() else None)
     train, test = split_celeba(source, names, partition)
     limit = effective_limit(limit, max(train, test, key=len))
     splits = [train[:limit], test[:limit]]
-    lists = [file_state(path) for path in (attributes, partition)]
-    signature = [size, limit, list(states.items()), lists]
-
-    def central_face(image):
-        if image.size != ALIGNED:
-            raise ValueError(f"{image.size[0]}x{image.size[1]} pixels, not 178x218")
-        return np.asarray(as_rgb(image.crop(FACE)).resize((size, size), Image.Resampling.BICUBIC))
 
     def decode(name):
-        return read_image(lambda: find(name), source / name, central_face)
+        return read_image(lambda: find(name), source / name, lambda image: central_face(image, size))
 
     def labels():
         return read_attributes(attributes, [*splits[0], *splits[1]])
@@ -55,8 +50,15 @@ def load_celeba(data_dir, size, limit):
     if not attributes.exists():
         note(f"{attributes}: not found, so no attributes are shown; see mmlab.ie.cuhk.edu.hk/projects/CelebA.html")
         labels = None
-    cache = data_dir, cache_name("celeba", size, limit), signature
+    cache = data_dir, cache_name("celeba", size, limit), [size, limit, list(states.items()), lists]
     return open_images("celeba", cache, splits, decode, labels)
+
+
+def central_face(image, size):
+    """Return the part of an aligned image that is used, antialiased to uint8 (size, size, 3)."""
+    if image.size != ALIGNED:
+        raise ValueError(f"{image.size[0]}x{image.size[1]} pixels, not 178x218")
+    return np.asarray(as_rgb(image.crop(FACE)).resize((size, size), Image.Resampling.BICUBIC))
 
 
 # Faces --------------------------------------------------------------------------------------------------------
@@ -88,15 +90,10 @@ def list_archive(path):
     """Return {name: (size, checksum)} of the .jpg files in a zip archive, in order, and a function that opens one."""
     with readable(path, "delete it, and the next run downloads it"):
         archive = zipfile.ZipFile(path)
-        entries = by_file_name((entry.filename, entry) for entry in archive.infolist() if is_face(entry))
+        faces = (entry for entry in archive.infolist() if is_jpeg(entry.filename.rpartition("/")[2]))
+        entries = by_file_name((entry.filename, entry) for entry in faces)
     states = {name: (entries[name].file_size, entries[name].CRC) for name in sorted(entries)}
     return states, lambda name: archive.open(entries[name])
-
-
-def is_face(entry):
-    """Whether a member of a zip archive is a photograph: not too large, and not what macOS adds to archives."""
-    named = is_jpeg(entry.filename.rpartition("/")[2]) and "__MACOSX" not in entry.filename
-    return named and entry.file_size < MAX_FACE_BYTES
 
 
 def is_jpeg(name):
@@ -110,12 +107,7 @@ def is_jpeg(name):
 def find_list(folder, published_in, name):
     """Return the path of a list, the published .txt or Kaggle's .csv; if there is none, where it should be."""
     paths = [place / f"{name}{end}" for end in (".txt", ".csv") for place in (folder, folder / published_in)]
-    return first_of(paths) or next((path for path in paths if path.is_symlink()), paths[0])  # a broken link
-
-
-def file_state(path):
-    """Return size and time of a file, which change with its content; None if there is no file."""
-    return [path.stat().st_size, path.stat().st_mtime_ns] if path.exists() else None
+    return next((path for path in paths if path.exists() or path.is_symlink()), paths[0])  # also a broken link
 
 
 def split_celeba(source, names, partition):
@@ -125,9 +117,9 @@ def split_celeba(source, names, partition):
         if len(names) != FACES:
             note(f"{source}: {len(names):,} of CelebA's {FACES:,} images")
         return split_by_name(names)
-    rows = read_partition(partition)
+    _, rows = read_list(partition, ("0", "1", "2"), ["partition"])
     known = rows.keys() & names
-    train, test = ([name for name, split in rows.items() if split == part and name in known] for part in ("0", "2"))
+    train, test = ([name for name, row in rows.items() if row[0] == part and name in known] for part in (0, 2))
     if len(known) < len(rows):
         missing = f"lacks {len(rows) - len(known):,} of the {len(rows):,} images in {partition.name}"
         note(f"{source}: {missing}; the others are used")
@@ -140,72 +132,44 @@ def split_celeba(source, names, partition):
     return train, test
 
 
-def read_partition(path):
-    """Return {name: "0" (training), "1" (validation) or "2" (test)} in the order of the list."""
-    lines = read_lines(path)
-    head = int(path.suffix == ".csv" and lines[:1] != [] and cells_of(path, lines[0]) == [CSV_NAME, "partition"])
-
-    def convert(values):
-        return values[0] if len(values) == 1 and values[0] in ("0", "1", "2") else None
-
-    return read_rows(path, lines, head, "a name and 0, 1 or 2", convert)
-
-
 def read_attributes(path, names):
     """Return the names of the attributes and their values for these images, 0 or 1, uint8 (len(names), A)."""
-    lines = read_lines(path)
-    titles, head = attribute_titles(path, lines)
-
-    def convert(values):  # to bytes: 202,599 rows of text would take half a gigabyte
-        valid = len(values) == len(titles) and set(values) <= {"1", "-1"}
-        return bytes(value == "1" for value in values) if valid else None
-
-    table = read_rows(path, lines, head, f"a name and {len(titles)} values of 1 or -1", convert)
+    titles, rows = read_list(path, ("-1", "1"))
     for name in names:
-        if name not in table:
-            raise UserError(f"{path}: has no row for {name}; replace or remove the file")
-    rows = b"".join(table[name] for name in names)
-    return titles, np.frombuffer(rows, np.uint8).reshape(len(names), len(titles))
+        if name not in rows:
+            raise UserError(f"{path}: has no row for {name}; {LIST_HELP}")
+    values = b"".join(rows[name] for name in names)
+    return titles, np.frombuffer(values, np.uint8).reshape(len(names), len(titles))
 
 
-def read_rows(path, lines, head, wanted, convert):
-    """Return {name: convert(values)} of the rows below the head; UserError if one is bad or its name occurs twice.
+def read_list(path, allowed, titles=None):
+    """Read a list: with spaces between its cells as published, or Kaggle's table with commas and titles.
 
-    wanted: what a row is, in words; convert: returns None for bad values.
+    allowed: the texts that a value may be; titles: those of the columns, if the published list does not give them.
+
+    Returns the titles and {name: bytes, the place of each of its values in `allowed`}: 202,599 rows of text would take
+    half a gigabyte. Raises UserError if a row is bad or a name occurs twice.
     """
-    table = {}
-    for number, line in enumerate(lines[head:], head + 1):
-        name, *values = cells_of(path, line) or [""]
-        value = convert(values)
-        if value is None:
-            raise UserError(f"{path}: row {number} is not {wanted}; replace or remove the file")
-        if name in table:
-            raise UserError(f"{path}: row {number} lists {name} again; replace or remove the file")
-        table[name] = value
-    return table
-
-
-def attribute_titles(path, lines):
-    """Return the names of the attributes, and the number of lines above the rows of the list."""
-    head = 1 if path.suffix == ".csv" else 2
-    cells = [cells_of(path, line) for line in lines[:head]]
-    if head == 1:
-        if not cells or cells[0][0] != CSV_NAME or not cells[0][1:]:
-            wanted = f"{CSV_NAME} and names of attributes"
-            raise UserError(f"{path}: its first row is not {wanted}; replace or remove the file")
-        return cells[0][1:], head
-    count = max(0, len(lines) - head)
-    if len(cells) < head or not cells[1] or cells[0] != [str(count)]:
-        raise UserError(f"{path}: its first row is not the number of its rows, {count}; replace or remove the file")
-    return cells[1], head
-
-
-def cells_of(path, line):
-    """Return the cells of a line: between spaces as published, between commas in Kaggle's tables."""
-    return [cell.strip() for cell in line.split("," if path.suffix == ".csv" else None)]
-
-
-def read_lines(path):
-    """Return the lines of a text file, without empty ones at its end."""
-    with readable(path, "replace it"):
-        return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    is_table = path.suffix == ".csv"
+    with readable(path, LIST_HELP):
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+        rows = ([cell.strip() for cell in line.split("," if is_table else None)] or [""] for line in lines)
+        head = 0
+        if is_table:
+            head, (name, *columns) = 1, next(rows, [""])
+            if name != CSV_NAME or not columns or columns != (titles or columns):
+                raise ValueError(f"its first row is not {CSV_NAME} and {' '.join(titles or ['names of attributes'])}")
+            titles = columns
+        elif not titles:
+            head, count = 2, max(0, len(lines) - 2)
+            if next(rows, None) != [str(count)]:
+                raise ValueError(f"its first row is not the number of its rows, {count}")
+            titles = next(rows, [])
+        found = {}
+        for number, (name, *values) in enumerate(rows, head + 1):
+            if len(values) != len(titles) or not set(values) <= set(allowed):
+                raise ValueError(f"row {number} is not a name and {len(titles)} of the values {', '.join(allowed)}")
+            if name in found:
+                raise ValueError(f"row {number} lists {name} again")
+            found[name] = bytes(map(allowed.index, values))
+    return titles, found

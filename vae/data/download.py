@@ -1,22 +1,21 @@
 """Published files: downloaded with keras.utils.get_file, verified, and put in place only when they are complete."""
 
 import contextlib
-import errno
 import os
 import socket
 import ssl
 import sys
 from dataclasses import dataclass
-from http.client import HTTPException, IncompleteRead
 from pathlib import Path
-from urllib.error import ContentTooShortError, HTTPError, URLError
+from urllib.error import URLError
 
 from keras.utils import get_file
 
 from vae.data.cache import checksum, partial_folder
-from vae.terminal import UserError, clear_line, name_file, note, one_line
+from vae.terminal import UserError, clear_line, name_file, note, one_line, reason
 
 TIMEOUT_SECONDS = 30  # of silence, after which a server counts as stalled
+NETWORK_ERRORS = URLError, ConnectionError, TimeoutError, ssl.SSLError  # among OSErrors, which disks raise as well
 
 
 @dataclass(frozen=True)
@@ -92,77 +91,48 @@ def download(path, toy):
     """
     published = PUBLISHED[path.name]
     for url in published.urls:
-        reason = fetch(url, published, path)
-        if not reason:
+        failure = fetch(url, published, path)
+        if not failure:
             return
-        note(one_line(f"{url} failed: {reason}"))
+        note(one_line(f"{url} failed: {failure}"))
     raise UserError(
-        f"{path.absolute().parent.name}/{path.name}: could not be downloaded ({reason}); "
+        f"{path.absolute().parent.name}/{path.name}: could not be downloaded ({failure}); "
         f"put the file at {path}, or try --dataset {toy}, which needs no network"
     )
 
 
 def fetch(url, published, path):
     """Try one mirror; returns None if the file is at `path`, else why the mirror failed."""
+    previous = socket.getdefaulttimeout()
     # A new folder for every try: get_file would reuse what a failed try left. Beside the target, so that the move stays
     # on one disk and is atomic. Absolute, because get_file expands a leading "~".
     with partial_folder(path.parent.absolute()) as folder:
         try:
-            with socket_timeout(TIMEOUT_SECONDS), bar_on_terminals_only(url):
+            socket.setdefaulttimeout(TIMEOUT_SECONDS)  # get_file has no option for it
+            with bar_on_terminals_only(url):
                 expected = {"file_hash": published.checksum, "hash_algorithm": published.algorithm}
                 complete = get_file(path.name, url, cache_dir=folder, cache_subdir="", **expected)
         except Exception as error:
-            reason = network_reason(error)
-            if reason:
-                return " ".join(reason.split())
-            if isinstance(error, OSError):
-                name_file(error, path)  # the error of a full disk has no name
-            raise
+            cause = error.__context__ if type(error) is Exception else error  # get_file wraps URLErrors
+            if isinstance(cause, OSError) and not isinstance(cause, NETWORK_ERRORS):  # a full disk, for example
+                name_file(cause, path)
+                raise
+            return reason(cause)
+        finally:
+            socket.setdefaulttimeout(previous)
         Path(complete).replace(path)
     return None
 
 
 @contextlib.contextmanager
-def socket_timeout(seconds):
-    """Let sockets opened in this block give up after `seconds` of silence: get_file has no option for it."""
-    previous = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(previous)
-
-
-@contextlib.contextmanager
 def bar_on_terminals_only(url):
     """Let get_file print the URL and a progress bar; print only the URL where a bar would flood a log."""
-    if not sys.stdout.isatty():
+    if sys.stdout.isatty():
+        try:
+            yield
+        finally:
+            clear_line()  # an unfinished bar has not ended its line
+    else:
         note(f"Downloading data from {url}")  # as get_file does
         with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
             yield
-        return
-    try:
-        yield
-    finally:
-        clear_line()  # an unfinished bar has not ended its line
-
-
-def network_reason(error):
-    """Return why a server or the network failed, or None if the cause is another one: a full disk, a bug."""
-    cause = error.__context__ if type(error) is Exception else error  # get_file wraps a URLError in a plain Exception
-    if isinstance(cause, ValueError):  # from get_file, or from urllib at a malformed answer or address
-        wrong = "file hash does not match" in str(cause)
-        return "wrong checksum" if wrong else f"the server's answer or an address (of a proxy?) is malformed: {cause}"
-    if isinstance(cause, HTTPError):
-        return f"the server answered {cause.code} {cause.reason}"
-    if isinstance(cause, (ContentTooShortError, IncompleteRead)):
-        return "the connection was cut"
-    unreached = isinstance(cause, URLError)
-    cause = cause.reason if unreached else cause
-    if isinstance(cause, TimeoutError):
-        return f"no answer for {TIMEOUT_SECONDS} seconds"
-    network = ConnectionError, ssl.SSLError, HTTPException
-    lost_route = getattr(cause, "errno", None) in (errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH)
-    if unreached or lost_route or isinstance(cause, network):
-        return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-    return None

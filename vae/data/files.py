@@ -1,8 +1,8 @@
 """What the readers of data sets share: finding files, and one clear line about those that cannot be read."""
 
 import contextlib
+import gzip
 import re
-import stat
 from pathlib import Path
 
 from vae.terminal import UserError, reason
@@ -16,20 +16,11 @@ def first_of(paths):
     return next((path for path in paths if path.exists()), None)
 
 
-def is_endless(path):
-    """Whether reading a path might never end: a pipe or a device."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
-
-
 @contextlib.contextmanager
 def readable(path, way_out):
     """Turn errors in this block, which reads a file, into UserErrors: damaged files make libraries raise anything."""
     try:
-        if is_endless(path):
+        if path.is_fifo() or path.is_char_device():
             raise ValueError("a pipe or a device, which has no end")
         yield
     except UserError:
@@ -40,9 +31,20 @@ def readable(path, way_out):
         raise UserError(f"{path}: cannot be read ({reason(error)}); {way_out}") from None
 
 
-def max_unpacked(packed_bytes):
+def max_unpacked(path):
     """Return how many bytes a compressed file may contain: images rarely shrink to a hundredth of their size."""
-    return min(MAX_BYTES, max(MAX_BYTES_OF_SMALL_FILES, 100 * packed_bytes))
+    return min(MAX_BYTES, max(MAX_BYTES_OF_SMALL_FILES, 100 * path.stat().st_size))
+
+
+def read_bytes(path):
+    """Return the content of a file, unpacked if it is gzipped; ValueError if it unpacks to far more than images do."""
+    content, limit = bytearray(), max_unpacked(path)
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        while block := file.read(2**20):
+            content += block
+            if len(content) > limit:
+                raise ValueError(f"it unpacks to more than {limit:,} bytes")
+    return content
 
 
 def by_file_name(members):

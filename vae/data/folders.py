@@ -1,7 +1,7 @@
 """Folders of images: which files count, which are training and which are test images, and what the classes are."""
 
-import itertools
 import os
+import posixpath
 import re
 import zlib
 from collections import Counter
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from vae.data.files import is_endless, plain_name, readable
+from vae.data.files import plain_name, readable
 from vae.data.images import as_rgb, cache_name, effective_limit, open_images, read_image
 from vae.terminal import UserError, note, one_line, reason
 
@@ -21,11 +21,8 @@ UNREAD = {".heic", ".heif", ".avif", ".jxl", ".tga", ".svg", ".psd", ".exr", ".c
 ROLES = {"train": "train", "training": "train", "test": "test", "testing": "test"}  # of folders in a published split
 ROLES |= {"val": "val", "valid": "val", "validation": "val", "dev": "val", "pred": "pred"}  # the last: without labels
 MAX_NAMES = 10  # classes that a message lists
-TURNS = {  # Exif's Orientation: the transposition that turns an image upright
-    **{2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM},
-    **{5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270},
-    **{7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90},
-}
+FLIPS = "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"
+TURNS = {orientation: Image.Transpose[flip] for orientation, flip in enumerate(FLIPS, 2)}  # by Exif's Orientation
 
 
 def load_folder(folder, data_dir, size, limit):
@@ -40,7 +37,10 @@ def load_folder(folder, data_dir, size, limit):
     found = arrange(folder, names)
     limit = effective_limit(limit, max(found.train, found.test, key=len))
     found = found.at_most(limit)
-    check_not_empty(folder, [*found.train, *found.test], states)
+    empty = [name for name in (*found.train, *found.test) if not states[name][0]]
+    if empty:  # found before others are decoded for minutes
+        others = f", and so are {len(empty) - 1:,} more" if len(empty) > 1 else ""
+        raise UserError(f"{folder / empty[0]}: cannot be read (it is empty{others}); repair or remove it")
     place = folder.resolve()
     title = plain_name(place)
     signature = [str(place), size, limit, list(states.items()), found.classes]
@@ -134,19 +134,18 @@ def without_parts(parts, level):
 
     Kaggle packs some parts twice, as test/test/.
     """
-    below = {}
+    once = {part for name, part in parts.items() if name.split("/")[level + 1] != part}
+    inner = {}
     for name, part in parts.items():
-        below.setdefault(part, set()).add(name.split("/")[level + 1])
-    ends = {part: level + (2 if found == {part} else 1) for part, found in below.items()}
-    folders = {name: name.split("/") for name in parts}
-    return {name: "/".join(folders[name][:level] + folders[name][ends[part] :]) for name, part in parts.items()}
+        folders = name.split("/")
+        inner[name] = "/".join(folders[:level] + folders[level + (1 if part in once else 2) :])
+    return inner
 
 
 def common_level(names):
     """Return how many folders all paths have in common."""
-    folders = [name.split("/")[:-1] for name in names]
-    pairs = zip(min(folders), max(folders), strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    common = posixpath.commonpath([posixpath.dirname(name) for name in names])
+    return len(common.split("/")) if common else 0
 
 
 def split_by_name(names):
@@ -196,22 +195,18 @@ def images_in(folder):
     runs = {path.parent for path in entries if path.name == "config.json" and (path.parent / "metrics.csv").exists()}
     drawn = runs | {run.parent / "summary.png" for run in runs}
     images = [path for path in entries if is_image(path) and (not drawn or drawn.isdisjoint([path, *path.parents]))]
-    endless = set(filter(is_endless, images))
-    for path in sorted(endless):
-        note(one_line(f"{path}: left out, since it is a pipe or a device, which has no end"))
     unread = Counter(suffix for path in entries if (suffix := path.suffix.lower()) in UNREAD)
     if unread:
         kinds = " and ".join(f"{count:,} {suffix}" for suffix, count in sorted(unread.items()))
         note(one_line(f"{folder}: {kinds} are left out; convert them to .png or .jpg"))
-    return sorted(set(images) - endless, key=lambda path: path.parts)  # paths themselves sort differently on Windows
+    return sorted(images, key=lambda path: path.parts)  # paths themselves sort differently on Windows
 
 
 def entries_below(folder):
     """Yield what is in a folder and those below it, following links; print a note about folders that are left out."""
     followed = [folder.resolve()]
 
-    def is_new(path):
-        """Whether a folder is not part of one that is read already: links may form a circle."""
+    def is_new(path):  # links may form a circle
         if not path.is_symlink():
             return True
         target = path.resolve()
@@ -245,11 +240,3 @@ def states_of(folder, names):
             state = (folder / name).stat()
         states[name] = state.st_size, state.st_mtime_ns
     return states
-
-
-def check_not_empty(folder, names, states):
-    """Raise UserError if any of the files is empty: before others are decoded for minutes."""
-    empty = [name for name in names if not states[name][0]]
-    if empty:
-        others = f", and so are {len(empty) - 1:,} more images" if len(empty) > 1 else ""
-        raise UserError(f"{folder / empty[0]}: cannot be read (it is empty{others}); repair or remove it")

@@ -6,7 +6,6 @@ import json
 import os
 import threading
 import warnings
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,8 +19,7 @@ from vae.startup import silent_stderr
 from vae.terminal import note, one_line, progress
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000")  # not EPS, which Ghostscript would run
-BLOCK = 32  # images that a thread decodes before it asks for more
-AHEAD = 4 * (os.cpu_count() or 1)  # blocks that are decoded before the first of them is written
+BLOCK = 256  # images that threads decode before they are written
 MAX_WARNINGS = 10  # files whose warnings are shown
 CACHE_FORMAT = 3  # raise it when the same files are to give other pixels
 
@@ -55,12 +53,9 @@ def open_images(name, cache, splits, decode, labels=None):
     if about["repeated"]:
         number = f"{about['repeated']:,} of {len(splits[1]):,}"
         note(f"{name}: {number} test images are also training images, to the pixel, which flatters the test loss")
-    train_labels, test_labels = None, None
-    if labels:
-        rows = np.load(folder / "labels.npy")
-        train_labels, test_labels = rows[:count], rows[count:]
-    label_names = tuple(about["label_names"])
-    return Dataset(name, images[:count], images[count:], train_labels, test_labels, label_names, about["sha256"])
+    rows = np.load(folder / "labels.npy") if labels else None
+    row_parts = (rows[:count], rows[count:]) if labels else (None, None)
+    return Dataset(name, images[:count], images[count:], *row_parts, tuple(about["label_names"]), about["sha256"])
 
 
 def cache_name(title, size, limit):
@@ -84,10 +79,12 @@ def write_images(path, files, decode, title, train_count):
     Uses ordinary writes: on a full disk, writing to a memory map would be a bus error instead of a message.
     """
     sha256, digests = hashlib.sha256(), []
-    with warnings_by_file() as found, silent_stderr(), path.open("wb") as file:
-        blocks = decoded_blocks(files, decode)
-        for number, pixels in enumerate(progress(blocks, -(-len(files) // BLOCK), title)):
-            if number == 0:
+    starts = range(0, len(files), BLOCK)
+    threads = ThreadPoolExecutor(os.cpu_count())
+    with warnings_by_file() as found, silent_stderr(), path.open("wb") as file, threads:
+        for start in progress(starts, len(starts), title):
+            pixels = np.stack(list(threads.map(decode, files[start : start + BLOCK])))
+            if start == 0:
                 header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *pixels.shape[1:])}
                 np.lib.format.write_array_header_1_0(file, header)
             sha256.update(pixels)
@@ -101,21 +98,6 @@ def write_images(path, files, decode, title, train_count):
     return sha256.hexdigest(), sum(digest in training for digest in digests[train_count:])
 
 
-def decoded_blocks(files, decode):
-    """Yield decoded images (BLOCK, H, W, 3) in order; threads decode the next blocks while one is written."""
-    ahead = deque()
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        for start in range(0, len(files), BLOCK):
-            ahead.append(pool.submit(lambda block: np.stack(list(map(decode, block))), files[start : start + BLOCK]))
-            if len(ahead) == AHEAD:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)  # after an error, the rest is not decoded
-
-
 reading = threading.local()  # .name: the file that a thread is decoding
 
 
@@ -124,13 +106,9 @@ def warnings_by_file():
     """Collect {file: Pillow's warning} instead of printing Python's two lines, which do not name the file."""
     found = {}
     with warnings.catch_warnings():
-        show_others = warnings.showwarning
 
-        def record(message, *where, **more):
-            if hasattr(reading, "name"):
-                found.setdefault(str(reading.name), " ".join(str(message).split()).rstrip("."))
-            else:
-                show_others(message, *where, **more)
+        def record(message, *_, **__):
+            found.setdefault(str(getattr(reading, "name", "Pillow")), " ".join(str(message).split()).rstrip("."))
 
         warnings.showwarning = record
         for category in (UserWarning, Image.DecompressionBombWarning):

@@ -1,7 +1,7 @@
 """MNIST, and other sets in its file names: IDX files, gzipped or not, or Keras' mnist.npz."""
 
-import gzip
 import hashlib
+import io
 import itertools
 import math
 import struct
@@ -11,19 +11,18 @@ import numpy as np
 
 from vae.data.dataset import Dataset
 from vae.data.download import ensure_published
-from vae.data.files import first_of, max_unpacked, plain_name, readable
+from vae.data.files import first_of, max_unpacked, plain_name, read_bytes, readable
 from vae.terminal import UserError, note
 
 DIGITS = tuple("0123456789")
 SPLITS = {"train": "train", "test": "t10k"}  # our name of a split: the one in MNIST's file names
 RANKS = {"images": 3, "labels": 1}
+NPZ_NAMES = {"images": "x", "labels": "y"}  # with _train and _test, the arrays in mnist.npz
 IDX_FILES = list(itertools.product(SPLITS, RANKS))
 LABELS_SHA256 = "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13"  # of MNIST's training labels
-MAX_IMAGES = 10_000_000  # a header that claims more is damaged
-SIDES = range(1, 513)  # pixels a side of the images in other sets
-MNIST_HELP = "delete the file, and the next run downloads it"
-NPZ_HELP = "delete it, and the next run downloads MNIST"
-OWN_HELP = "repair or replace it"
+MAX_SIDE = 512  # pixels of images in other sets
+MNIST_HELP = "delete it, and the next run downloads MNIST"
+OWN_HELP = "put a good one there, gzipped or not"
 
 
 def load_mnist(data_dir):
@@ -36,13 +35,13 @@ def load_mnist(data_dir):
     complete = [folder for folder in folders if all(find_idx(folder, *file) for file in IDX_FILES)]
     npz = first_of((data_dir / "mnist" / "mnist.npz", data_dir / "mnist.npz"))
     if npz and not complete:
-        source, parts = npz, read_npz(npz)
+        source, paths = npz, dict.fromkeys(IDX_FILES, npz)
     else:
         source = (complete or folders or [data_dir / "mnist"])[0]
         paths = {file: find_idx(source, *file) or source / idx_name(*file) for file in IDX_FILES}
         for path in paths.values():
             ensure_published(path, "toy-digits")
-        parts = read_idx_files(paths, [28], 10, MNIST_HELP)
+    parts = read_parts(paths, (28, 28), 10, MNIST_HELP)
     note_if_not_mnist(source, parts)
     return Dataset("mnist", label_names=DIGITS, **parts)
 
@@ -50,14 +49,10 @@ def load_mnist(data_dir):
 def load_idx_folder(folder):
     """Load another set in MNIST's file names, such as Fashion-MNIST: images (H, W, 1), named after its folder."""
     folder = idx_folder(folder).resolve()
-    paths = {file: find_idx(folder, *file) for file in IDX_FILES}
-    for file, path in paths.items():
-        if not path:
-            raise UserError(f"{folder / idx_name(*file)}: is missing, gzipped or not; put it there")
-    parts = read_idx_files(paths, SIDES, 256, OWN_HELP)
-    train, test = (list(parts[split].shape[1:3]) for split in SPLITS)
-    if train != test:
-        raise UserError(f"{paths['test', 'images']}: has images of {test}, but training images are {train}; {OWN_HELP}")
+    paths = {file: find_idx(folder, *file) or folder / idx_name(*file) for file in IDX_FILES}
+    parts = read_parts(paths, None, 256, OWN_HELP)
+    if max(parts["train"].shape[1:3]) > MAX_SIDE:
+        raise UserError(f"{folder}: has images of more than {MAX_SIDE} pixels a side; reduce them")
     classes = 1 + max(int(parts[f"{split}_labels"].max()) for split in SPLITS)
     named = folder.parent if folder.name == "raw" else folder
     return Dataset(plain_name(named), label_names=tuple(map(str, range(max(10, classes)))), **parts)
@@ -84,7 +79,7 @@ def idx_folder(folder):
     return next((place for place in places if any(find_idx(place, split, "images") for split in SPLITS)), None)
 
 
-# Checks -------------------------------------------------------------------------------------------------------
+# Reading files ------------------------------------------------------------------------------------------------
 
 
 def note_if_not_mnist(source, parts):
@@ -96,91 +91,54 @@ def note_if_not_mnist(source, parts):
         note(f"{source}: its labels are not MNIST's; to use another set, pass its folder to --dataset")
 
 
-def note_if_swapped(path, parts):
-    """Print a note if there are more test images than training images."""
-    train, test = (len(parts[split]) for split in SPLITS)
-    if train < test:
-        note(f"{path}: {train:,} training images and {test:,} test images; were they swapped?")
+def read_parts(paths, size, classes, way_out):
+    """Read parts of a Dataset: images (N, H, W, 1) and labels (N,), uint8, of both splits.
 
-
-def check_labels(path, images, labels, classes, either, way_out):
-    """Raise UserError unless there is one label for each image, below `classes`."""
-    if len(images) != len(labels):
-        raise UserError(f"{path}: {len(labels)} labels for {len(images)} images; {either}{way_out}")
-    if labels.max() >= classes:
-        first = labels.argmax()
-        raise UserError(f"{path}: label {labels[first]} of image {first} is not a digit; {way_out}")
-
-
-# IDX files ----------------------------------------------------------------------------------------------------
-
-
-def read_idx_files(paths, sides, classes, way_out):
-    """Read the four files as parts of a Dataset: images (N, H, W, 1) and labels (N,) of both splits."""
-    parts = {}
-    for split in SPLITS:
-        images = read_idx(paths[split, "images"], RANKS["images"], sides, way_out)
-        labels = read_idx(paths[split, "labels"], RANKS["labels"], sides, way_out)
-        either = f"it or {paths[split, 'images'].name} is wrong: "
-        check_labels(paths[split, "labels"], images, labels, classes, either, way_out)
-        parts |= {split: images[..., None], f"{split}_labels": labels}
-    note_if_swapped(paths["train", "images"], parts)
-    return parts
-
-
-def read_idx(path, rank, sides, way_out):
-    """Read an IDX file of unsigned bytes, gzipped or not: uint8 of that rank.
-
-    sides: the sizes that each dimension after the first may have. Raises UserError for anything else.
+    paths: {(split, kind): file}, all of them mnist.npz or none; size: (H, W), or None for any that both splits have;
+    classes: labels are below it. Raises UserError for anything else.
     """
-    with readable(path, way_out), gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        header = file.read(4 + 4 * rank)
-        if len(header) < 4 + 4 * rank or header[:4] != bytes((0, 0, 8, rank)):
-            raise UserError(f"{path}: not an IDX file of this kind (magic number {header[:4].hex()}); {way_out}")
-        count, *shape = struct.unpack(f">{rank}I", header[4:])
-        if not all(side in sides for side in shape):
-            one_size = len(sides) == 1
-            wanted = [*sides] * len(shape) if one_size else f"{sides[0]} to {sides[-1]} pixels a side"
-            raise UserError(f"{path}: holds items of size {shape}, not of {wanted}; {way_out}")
-        size = count * math.prod(shape)
-        if not 0 < count <= MAX_IMAGES or size > max_unpacked(path.stat().st_size):
-            raise UserError(f"{path}: holds {count:,} items; {way_out}")
-        content = file.read(size + 1)
-    if len(content) != size:
-        more = "more" if len(content) > size else "fewer"
-        raise UserError(f"{path}: has {more} bytes than its {count} items need; {way_out}")
-    return np.frombuffer(content, np.uint8).reshape(count, *shape)
-
-
-# mnist.npz ----------------------------------------------------------------------------------------------------
-
-
-def read_npz(path):
-    """Read Keras' mnist.npz as parts of a Dataset, from its arrays x_train, y_train, x_test and y_test."""
     parts = {}
-    for split in SPLITS:
-        images, labels = read_array(path, f"x_{split}", 3), read_array(path, f"y_{split}", 1)
-        if images.shape[1:] != (28, 28):
-            sizes = f"{list(images.shape[1:])}, not of [28, 28]"
-            raise UserError(f"{path}: x_{split} holds items of size {sizes}; {NPZ_HELP}")
-        check_labels(path, images, labels, 10, "", NPZ_HELP)
-        parts |= {split: images[..., None], f"{split}_labels": labels}
-    note_if_swapped(path, parts)
+    for (split, kind), path in paths.items():
+        rank = RANKS[kind]
+        with readable(path, way_out):
+            array = read_npz(path, f"{NPZ_NAMES[kind]}_{split}") if path.suffix == ".npz" else read_idx(path, rank)
+            if array.dtype != np.uint8 or array.ndim != rank or not array.size:
+                raise ValueError(f"{split} {kind} are {array.dtype} {list(array.shape)}, not uint8 of rank {rank}")
+            if kind == "images":
+                size = size or array.shape[1:]
+                if array.shape[1:] != size:
+                    raise ValueError(f"{split} images are of size {list(array.shape[1:])}, not {list(size)}")
+                parts[split] = array[..., None]
+            else:
+                count, images = len(parts[split]), paths[split, "images"].name
+                if len(array) != count:
+                    raise ValueError(f"{len(array)} labels for the {count} images in {images}: one of both is wrong")
+                if array.max() >= classes:
+                    raise ValueError(f"label {array.max()} of image {array.argmax()} is not a digit")
+                parts[f"{split}_labels"] = array
+    train, test = len(parts["train"]), len(parts["test"])
+    if train < test:
+        note(f"{paths['train', 'images']}: {train:,} training images and {test:,} test images; were they swapped?")
     return parts
 
 
-def read_array(path, name, rank):
-    """Read an array of bytes from an .npz file, without unpickling anything."""
-    with readable(path, NPZ_HELP), zipfile.ZipFile(path) as archive:
-        if f"{name}.npy" not in archive.namelist():
-            raise UserError(f"{path}: has no array {name}; {NPZ_HELP}")
+def read_idx(path, rank):
+    """Read an IDX file of unsigned bytes, gzipped or not: uint8 of that rank."""
+    content, start = read_bytes(path), 4 + 4 * rank
+    if len(content) < start or content[:4] != bytes((0, 0, 8, rank)):
+        raise ValueError(f"not an IDX file of rank {rank}: magic number {content[:4].hex()}")
+    shape = struct.unpack(f">{rank}I", content[4:start])
+    missing = math.prod(shape) - (len(content) - start)
+    if missing:
+        raise ValueError(f"{'fewer' if missing > 0 else 'more'} bytes than its {shape[0]} items need")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def read_npz(path, name):
+    """Read an array from an .npz file, without unpickling anything."""
+    with zipfile.ZipFile(path) as archive:
         entry = archive.getinfo(f"{name}.npy")
-        if entry.file_size > max_unpacked(entry.compress_size):
+        if entry.file_size > max_unpacked(path):
             raise ValueError(f"{name} has {entry.file_size:,} bytes")
-        with archive.open(entry) as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-            if file.read(1):
-                raise ValueError(f"more data after the array {name}")
-    if array.dtype != np.uint8 or array.ndim != rank or not len(array):
-        raise UserError(f"{path}: {name} is {array.dtype} {list(array.shape)}, not uint8 of rank {rank}; {NPZ_HELP}")
-    return array
+        content = archive.read(entry)  # all of it, which verifies its checksum
+    return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)

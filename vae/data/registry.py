@@ -24,14 +24,9 @@ KINDS = (*NAMES, "folder", "digits", "photographs")
 
 def keys_of(name):
     """Return the keys under which the settings of a data set may stand, most specific first; all are in KINDS."""
-    if is_own_folder(name):
+    if name not in NAMES:
         return ("digits",) if idx_folder(Path(name)) else ("folder", "photographs")
     return name, "digits" if name in ("toy-digits", "mnist") else "photographs"
-
-
-def is_own_folder(name):
-    """Whether a data set is a folder of the user's rather than one of NAMES."""
-    return name not in NAMES
 
 
 def load_dataset(name, data_dir, image_size=None, limit=None):
@@ -42,7 +37,7 @@ def load_dataset(name, data_dir, image_size=None, limit=None):
 
     Returns a Dataset. Raises UserError with one line that names the file or flag and the way out.
     """
-    data_dir, own = Path(data_dir), is_own_folder(name)
+    data_dir, own = Path(data_dir), name not in NAMES
     if name == "celeba":
         return load_celeba(data_dir, image_size or IMAGE_SIZE, limit)
     if own and not Path(name).is_dir():

@@ -37,10 +37,6 @@ def _stream(seed, kind, index):
     return np.random.default_rng([seed, kind, index])
 
 
-def _label(count, what):
-    return f"drawing {count:,} toy {what} (once; kept in the data folder)"
-
-
 # Digits ---------------------------------------------------------------------------------------------------------------
 
 CANVAS, GLYPH_HEIGHT = 112, 60  # three times as large as in the finished 28 x 28 picture, and with a wider margin
@@ -69,7 +65,7 @@ def draw_digits(count, seed):
     """
     images = np.empty((count, 28, 28, 1), np.uint8)
     labels = np.empty(count, np.uint8)
-    for i in progress(range(count), count, _label(count, "digits")):
+    for i in progress(range(count), count, f"drawing {count:,} toy digits (once; kept in the data folder)"):
         if i % 10 == 0:
             ten = _stream(seed, LABELS, i // 10).permutation(10)
         labels[i] = ten[i % 10]
@@ -173,7 +169,7 @@ def draw_faces(count, seed):
     """
     images = np.empty((count, 64, 64, 3), np.uint8)
     attributes = np.empty((count, len(FACE_ATTRIBUTES)), np.uint8)
-    for i in progress(range(count), count, _label(count, "faces")):
+    for i in progress(range(count), count, f"drawing {count:,} toy faces (once; kept in the data folder)"):
         has = _attributes(_stream(seed, ATTRIBUTES, i))
         attributes[i] = [has[name] for name in FACE_ATTRIBUTES]
         images[i] = _draw_face(has, _looks(has, _stream(seed, LOOKS, i)))
@@ -196,9 +192,8 @@ def _attributes(rng):
 def _looks(has, rng):
     """Draw what the attributes leave open: sizes and places as in RANGES, colours as arrays (3,)."""
     looks = {name: rng.uniform(*limits) for name, limits in RANGES.items()}
-    hair = next(
-        (colours for name, colours in HAIR.items() if has[name]), HAIR["Brown_Hair"] if has["Bald"] else RED_HAIR
-    )
+    unnamed = HAIR["Brown_Hair"] if has["Bald"] else RED_HAIR
+    hair = next((colours for name, colours in HAIR.items() if has[name]), unnamed)
     palettes = {"skin": SKINS, "hair": hair, "iris": EYES, "background": SOFT, "clothes": STRONG, "hat": STRONG}
     for name, palette in palettes.items():
         one, other = (np.array(ImageColor.getrgb(palette[k])) for k in rng.integers(len(palette), size=2))
