@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from vae.run_folder import read_rows
-from vae.terminal import NonFiniteError, UserError, is_interrupt, note, tensorflow_reason
+from vae.run_folder import NEW_RUN, read_rows, writing
+from vae.terminal import NonFiniteError, UserError, is_interrupt, note, reason
 
 # What TensorFlow raises at damaged checkpoints: its own errors and Python's
 UNRESTORABLE = (tf.errors.OpError, AssertionError, ValueError, TypeError, LookupError, RuntimeError)
@@ -19,35 +19,28 @@ def open_checkpoints(state, folder):
     try:
         return tf.train.CheckpointManager(state, str(place), max_to_keep=2)
     except UNRESTORABLE as error:
-        why = tensorflow_reason(error)
-        raise UserError(f"{place / 'checkpoint'}: cannot be read ({why}); start a new run with --name") from None
+        raise UserError(f"{place / 'checkpoint'}: cannot be read ({reason(error)}); {NEW_RUN}") from None
 
 
 def save_checkpoint(checkpoints, epoch):
     """Save the state after an epoch. The one before stays until this one is written."""
-    try:
+    with writing(checkpoints.directory, "then --resume"):
         checkpoints.save(epoch)
-    except tf.errors.OpError as error:
-        full = isinstance(error, tf.errors.ResourceExhaustedError)
-        way_out = f"{'free some disk space' if full else 'check its permissions'}, then --resume"
-        why = tensorflow_reason(error)
-        raise UserError(f"{checkpoints.directory}: cannot be written ({why}); {way_out}") from None
 
 
 def restore(checkpoints, folder):
     """Load the newest checkpoint, or save the first one; returns the rows of metrics.csv up to it."""
+    rows = read_rows(folder / "metrics.csv")
     if not checkpoints.latest_checkpoint:
-        if read_rows(folder / "metrics.csv") or has_trained_checkpoint(folder):
+        if rows or has_trained_checkpoint(folder):
             path = f"{checkpoints.directory}/checkpoint"
-            raise UserError(f"{path}: names no checkpoint, though epochs were trained; start a new run with --name")
+            raise UserError(f"{path}: names no checkpoint, though epochs were trained; {NEW_RUN}")
         save_checkpoint(checkpoints, 0)
         return []
     done = epoch_of(restore_newest(checkpoints))
-    rows = read_rows(folder / "metrics.csv")[:done] if done else []
     if len(rows) < done:
-        path = folder / "metrics.csv"
-        raise UserError(f"{path}: {len(rows)} of {done} epochs can be read; start a new run with --name")
-    return rows
+        raise UserError(f"{folder / 'metrics.csv'}: {len(rows)} of {done} epochs can be read; {NEW_RUN}")
+    return rows[:done]
 
 
 def restore_newest(checkpoints):
@@ -60,10 +53,10 @@ def restore_newest(checkpoints):
         except UNRESTORABLE as error:
             if is_interrupt(error):
                 raise
-            why = f"{path}: cannot be read ({tensorflow_reason(error)})"
+            why = f"{path}: cannot be read ({reason(error)})"
             if path != paths[0]:
                 note(f"{why}; continuing from the one before")
-    raise UserError(f"{why}; start a new run with --name")
+    raise UserError(f"{why}; {NEW_RUN}")
 
 
 def epoch_of(checkpoint):

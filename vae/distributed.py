@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from vae.resuming import FREE_TO_CHANGE
-from vae.terminal import UserError, note, reason, tensorflow_reason
+from vae.terminal import UserError, note, reason
 
 # What TensorFlow raises when another worker is missing. InternalError can also be a fault of this one
 LOST_WORKER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError)
@@ -30,7 +30,7 @@ def on_devices(name):
                 raise
             why = "a worker is gone"
             if isinstance(error, tf.errors.InternalError):
-                why += f", or this one failed ({tensorflow_reason(error)})"
+                why += f", or this one failed ({reason(error)})"
             raise UserError(f"--strategy multiworker: {why}; start all of them again with --resume") from None
 
 
