@@ -10,37 +10,32 @@ from vae.terminal import NonFiniteError, UserError, is_interrupt, note, reason
 UNRESTORABLE = (tf.errors.OpError, AssertionError, ValueError, TypeError, LookupError, RuntimeError)
 
 
-def open_checkpoints(state, folder):
-    """Return the CheckpointManager of a run folder, which keeps the newest two.
-
-    state: a tf.train.Checkpoint. UserError if the list of checkpoints there cannot be read.
-    """
-    place = folder / "checkpoint"
-    try:
-        return tf.train.CheckpointManager(state, str(place), max_to_keep=2)
-    except UNRESTORABLE as error:
-        raise UserError(f"{place / 'checkpoint'}: cannot be read ({reason(error)}); {NEW_RUN}") from None
-
-
 def save_checkpoint(checkpoints, epoch):
     """Save the state after an epoch. The one before stays until this one is written."""
     with writing(checkpoints.directory, "then --resume"):
         checkpoints.save(epoch)
 
 
-def restore(checkpoints, folder):
-    """Load the newest checkpoint, or save the first one; returns the rows of metrics.csv up to it."""
-    rows = read_rows(folder / "metrics.csv")
+def restore(state, folder):
+    """Load the newest checkpoint of a run folder, or save the first one.
+
+    state: a tf.train.Checkpoint. Returns its CheckpointManager, which keeps the newest two, and the rows of metrics.csv
+    up to the checkpoint. UserError if these cannot be read.
+    """
+    place, rows = folder / "checkpoint", read_rows(folder / "metrics.csv")
+    try:
+        checkpoints = tf.train.CheckpointManager(state, str(place), max_to_keep=2)
+    except UNRESTORABLE as error:
+        raise UserError(f"{place / 'checkpoint'}: cannot be read ({reason(error)}); {NEW_RUN}") from None
     if not checkpoints.latest_checkpoint:
         if rows or has_trained_checkpoint(folder):
-            path = f"{checkpoints.directory}/checkpoint"
-            raise UserError(f"{path}: names no checkpoint, though epochs were trained; {NEW_RUN}")
+            raise UserError(f"{place / 'checkpoint'}: names no checkpoint, though epochs were trained; {NEW_RUN}")
         save_checkpoint(checkpoints, 0)
-        return []
+        return checkpoints, []
     done = epoch_of(restore_newest(checkpoints))
     if len(rows) < done:
         raise UserError(f"{folder / 'metrics.csv'}: {len(rows)} of {done} epochs can be read; {NEW_RUN}")
-    return rows[:done]
+    return checkpoints, rows[:done]
 
 
 def restore_newest(checkpoints):

@@ -29,8 +29,7 @@ def in_bfloat16(network):
     def clone(layer):
         if layer in exact:
             return type(layer).from_config(layer.get_config())
-        kind = FAST.get(type(layer), type(layer)) if getattr(layer, "use_bias", False) else type(layer)
-        return kind.from_config(layer.get_config() | {"dtype": "mixed_bfloat16"})
+        return FAST.get(type(layer), type(layer)).from_config(layer.get_config() | {"dtype": "mixed_bfloat16"})
 
     twin = keras.models.clone_model(network, clone_function=clone)
     twin.set_weights(network.get_weights())
@@ -59,7 +58,8 @@ class FastGradients:
     """Keras layers that add their bias with add_bias and, where it pays, get filter_gradient."""
 
     def call(self, inputs):
-        return add_bias(self.product(inputs, tf.convert_to_tensor(self.kernel)), self.bias, self.activation)
+        product = self.product(inputs, tf.convert_to_tensor(self.kernel))
+        return self.activation(product) if self.bias is None else add_bias(product, self.bias, self.activation)
 
     def suits_filter_gradient(self, channels):
         """Whether filter_gradient fits, and pays. channels: of the larger of the input and output maps."""
@@ -131,10 +131,7 @@ def convolved(maps, kernel):
 
 @tf.custom_gradient
 def transposed(maps, kernel):
-    """A transposed convolution of stride 2 with filter_gradient.
-
-    maps: (B, h, w, F), kernel: (k, k, C, F) -> (B, 2h, 2w, C).
-    """
+    """The same the other way: a transposed convolution. (B, h, w, F), (k, k, C, F) -> (B, 2h, 2w, C)."""
 
     def gradients(upstream):
         return tf.nn.conv2d(upstream, kernel, 2, "SAME"), filter_gradient(upstream, maps, kernel.shape[0])

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -52,12 +53,10 @@ def run_numbers(base):
 def make_folder(base, number):
     """Make the folder of that number, or of the next one that no other process makes meanwhile; returns it."""
     base.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        try:
-            numbered(base, number).mkdir()
-            return numbered(base, number)
-        except FileExistsError:
-            number += 1
+    for free in itertools.count(number):
+        with contextlib.suppress(FileExistsError):
+            numbered(base, free).mkdir()
+            return numbered(base, free)
 
 
 @contextlib.contextmanager

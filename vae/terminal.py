@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import sys
@@ -66,19 +67,18 @@ def progress_bar(total, label=None):
     """
     if label:
         note(label)
-    bar = Progbar(total) if sys.stdout.isatty() and total else None
-    if bar:
-        bar.update(0)
-    done = 0
+    if not (sys.stdout.isatty() and total):
+        yield lambda: None
+        return
+    bar, count = Progbar(total), itertools.count(1)
+    bar.update(0)
 
     def advance():
-        nonlocal done
-        done += 1
-        if bar:
-            bar.update(done, finalize=bool(label) and done >= total)
+        done = next(count)
+        bar.update(done, finalize=bool(label) and done >= total)
 
     yield advance
-    if bar and not label:
+    if not label:
         clear_line()
 
 
@@ -94,20 +94,19 @@ def progress(items, total, label=None):
 
 
 def explain(error):
-    """Return (message, exit code) for errors a user can fix; re-raise the rest."""
+    """The message for an error that a user can fix; re-raises any other error."""
     if isinstance(error, UserError | NonFiniteError):
-        return str(error), EXIT_NON_FINITE if isinstance(error, NonFiniteError) else EXIT_BAD_INPUT
+        return str(error)
     if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
-        needs = "a run with a smaller --batch-size, --z, --image-size or --limit needs less"
-        return f"not enough memory; {needs}", EXIT_BAD_INPUT
+        return "not enough memory; a run with a smaller --batch-size, --z, --image-size or --limit needs less"
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains once more when it exits
-        return "nobody reads the output any more; run it again, a training with --resume", EXIT_BAD_INPUT
+        return "nobody reads the output any more; run it again, a training with --resume"
     if isinstance(error, OSError):
         hint = "check the path and its permissions, or name another (--data-dir, --out)"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             hint = "free some disk space"
-        return f"{error.filename or 'disk'}: {error.strerror or error}; {hint}", EXIT_BAD_INPUT
+        return f"{error.filename or 'disk'}: {error.strerror or error}; {hint}"
     raise error
 
 
@@ -130,7 +129,7 @@ def launch(main):
             message = isinstance(error, KeyboardInterrupt) and str(error)
             print(f"\n{message or 'interrupted'}", file=sys.stderr)
             sys.exit(EXIT_INTERRUPTED)
-        line, code = explain(error)
+        line = one_line(explain(error))
         with contextlib.suppress(BrokenPipeError):
-            print(f"{sys.argv[0]}: error: {one_line(line)}", file=sys.stderr, flush=True)
-        sys.exit(code)
+            print(f"{sys.argv[0]}: error: {line}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_NON_FINITE if isinstance(error, NonFiniteError) else EXIT_BAD_INPUT)
