@@ -125,8 +125,7 @@ def restore_or_start(run):
     if folder:
         if not (folder / "config.json").exists():
             run_folder.write_json(folder / "config.json", config)
-        run.checkpoints = checkpoints.open_checkpoints(state, folder)
-        run.rows = checkpoints.restore(run.checkpoints, folder)
+        run.checkpoints, run.rows = checkpoints.restore(state, folder)
         config = resuming.with_origins(config, folder, len(run.rows))
         run_folder.write_json(folder / "config.json", config)  # only now: the resume might have been refused
     run.rows = distributed.start_together(run.rows, [*run.vae.state, *run.averaged.state, *run.optimizer.variables])

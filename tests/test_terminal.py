@@ -55,7 +55,6 @@ def test_closed_streams_are_opened_into_nothing(tmp_path):
 ENDS = [  # what a command raises, its exit code, and what it says
     (MemoryError(), 2, "error: not enough memory; a run with a smaller --batch-size"),
     (OSError(28, "No space left on device"), 2, "No space left on device; free some disk space"),
-    (OSError(27, "File too large"), 2, "File too large; no file may grow so large here (see ulimit -f)"),
     (OSError(30, "Read-only file system", "data/cache"), 2, "data/cache: Read-only file system; check"),
     (terminal.UserError("a name like\nthis"), 2, r"error: a name like\nthis"),
     (terminal.NonFiniteError("the KL term became nan"), 3, "error: the KL term became nan"),

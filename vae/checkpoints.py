@@ -3,51 +3,39 @@
 import numpy as np
 import tensorflow as tf
 
-from vae.run_folder import read_rows
-from vae.terminal import NonFiniteError, UserError, is_interrupt, note, tensorflow_reason
+from vae.run_folder import NEW_RUN, read_rows, writing
+from vae.terminal import NonFiniteError, UserError, is_interrupt, note, reason
 
 # What TensorFlow raises at damaged checkpoints: its own errors and Python's
 UNRESTORABLE = (tf.errors.OpError, AssertionError, ValueError, TypeError, LookupError, RuntimeError)
 
 
-def open_checkpoints(state, folder):
-    """Return the CheckpointManager of a run folder, which keeps the newest two.
-
-    state: a tf.train.Checkpoint. UserError if the list of checkpoints there cannot be read.
-    """
-    place = folder / "checkpoint"
-    try:
-        return tf.train.CheckpointManager(state, str(place), max_to_keep=2)
-    except UNRESTORABLE as error:
-        why = tensorflow_reason(error)
-        raise UserError(f"{place / 'checkpoint'}: cannot be read ({why}); start a new run with --name") from None
-
-
 def save_checkpoint(checkpoints, epoch):
     """Save the state after an epoch. The one before stays until this one is written."""
-    try:
+    with writing(checkpoints.directory, "then --resume"):
         checkpoints.save(epoch)
-    except tf.errors.OpError as error:
-        full = isinstance(error, tf.errors.ResourceExhaustedError)
-        way_out = f"{'free some disk space' if full else 'check its permissions'}, then --resume"
-        why = tensorflow_reason(error)
-        raise UserError(f"{checkpoints.directory}: cannot be written ({why}); {way_out}") from None
 
 
-def restore(checkpoints, folder):
-    """Load the newest checkpoint, or save the first one; returns the rows of metrics.csv up to it."""
+def restore(state, folder):
+    """Load the newest checkpoint of a run folder, or save the first one.
+
+    state: a tf.train.Checkpoint. Returns its CheckpointManager, which keeps the newest two, and the rows of metrics.csv
+    up to the checkpoint. UserError if these cannot be read.
+    """
+    place, rows = folder / "checkpoint", read_rows(folder / "metrics.csv")
+    try:
+        checkpoints = tf.train.CheckpointManager(state, str(place), max_to_keep=2)
+    except UNRESTORABLE as error:
+        raise UserError(f"{place / 'checkpoint'}: cannot be read ({reason(error)}); {NEW_RUN}") from None
     if not checkpoints.latest_checkpoint:
-        if read_rows(folder / "metrics.csv") or has_trained_checkpoint(folder):
-            path = f"{checkpoints.directory}/checkpoint"
-            raise UserError(f"{path}: names no checkpoint, though epochs were trained; start a new run with --name")
+        if rows or has_trained_checkpoint(folder):
+            raise UserError(f"{place / 'checkpoint'}: names no checkpoint, though epochs were trained; {NEW_RUN}")
         save_checkpoint(checkpoints, 0)
-        return []
+        return checkpoints, []
     done = epoch_of(restore_newest(checkpoints))
-    rows = read_rows(folder / "metrics.csv")[:done] if done else []
     if len(rows) < done:
-        path = folder / "metrics.csv"
-        raise UserError(f"{path}: {len(rows)} of {done} epochs can be read; start a new run with --name")
-    return rows
+        raise UserError(f"{folder / 'metrics.csv'}: {len(rows)} of {done} epochs can be read; {NEW_RUN}")
+    return checkpoints, rows[:done]
 
 
 def restore_newest(checkpoints):
@@ -60,10 +48,10 @@ def restore_newest(checkpoints):
         except UNRESTORABLE as error:
             if is_interrupt(error):
                 raise
-            why = f"{path}: cannot be read ({tensorflow_reason(error)})"
+            why = f"{path}: cannot be read ({reason(error)})"
             if path != paths[0]:
                 note(f"{why}; continuing from the one before")
-    raise UserError(f"{why}; start a new run with --name")
+    raise UserError(f"{why}; {NEW_RUN}")
 
 
 def epoch_of(checkpoint):

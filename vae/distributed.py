@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from vae.resuming import FREE_TO_CHANGE
-from vae.terminal import UserError, note, reason, tensorflow_reason
+from vae.terminal import UserError, note, reason
 
-# What TensorFlow raises when another worker is missing. InternalError can also be a fault of this one
+# What TensorFlow raises when another worker is missing; InternalError can also be a fault of this one
 LOST_WORKER = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError)
 
 
@@ -28,9 +28,7 @@ def on_devices(name):
         except LOST_WORKER as error:
             if not is_one_of_several():
                 raise
-            why = "a worker is gone"
-            if isinstance(error, tf.errors.InternalError):
-                why += f", or this one failed ({tensorflow_reason(error)})"
+            why = f"a worker is gone, or this one failed ({reason(error)})"
             raise UserError(f"--strategy multiworker: {why}; start all of them again with --resume") from None
 
 
@@ -110,14 +108,13 @@ def agree(config):
 
     Call it before any variable is created, because the shapes of the variables depend on the settings.
     """
-    software = {name: config[name] for name in ("versions", "program_sha256")}
     settings = {name: value for name, value in config.items() if name not in FREE_TO_CHANGE - {"epochs"}}
+    software = config["versions"], config["program_sha256"]
     sums = [np.int64(zlib.crc32(json.dumps(part, sort_keys=True).encode())) for part in (settings, software)]
     same_settings, same_software = np.equal(from_chief(sums), sums)
     if not same_settings:
-        raise UserError(
-            "--strategy multiworker: this worker's flags or images differ from the first one's; use the same"
-        )
+        fault = "this worker's flags or images differ from the first one's"
+        raise UserError(f"--strategy multiworker: {fault}; use the same")
     if not same_software:
         note("this worker's packages, or its files of this program, are not the first one's: use the same")
 

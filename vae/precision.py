@@ -5,7 +5,6 @@ bfloat16 has the range of float32, so no loss scaling is needed (Kalamkar et al.
 network, which is tested, drawn and saved, computes in float32 throughout.
 """
 
-from functools import partial
 from pathlib import Path
 
 import keras
@@ -22,24 +21,24 @@ def in_bfloat16(network):
     do the layers without weights next to them. The output is float32.
     """
     last = max(place for place, layer in enumerate(network.layers) if has_kernel(layer))
-    code_layers = [layer for layer in network.layers if layer.name in CODES]
-    code_tensors = {id(tensor) for layer in code_layers for tensor in (layer.input, layer.output)}
-
-    def touches_codes(layer):
-        tensors = tf.nest.flatten([layer.input, layer.output])
-        return layer in code_layers or (not layer.weights and any(id(tensor) in code_tensors for tensor in tensors))
-
-    hidden = [layer for layer in network.layers[: last + 1] if not touches_codes(layer)]
+    exact = [layer for layer in network.layers if layer.name in CODES]
+    ends = tensors_of(exact)
+    exact += [layer for layer in network.layers if not layer.weights and ends & tensors_of([layer])]
+    exact += network.layers[last + 1 :]
 
     def clone(layer):
-        if layer not in hidden:
+        if layer in exact:
             return type(layer).from_config(layer.get_config())
-        kind = FAST.get(type(layer)) if getattr(layer, "use_bias", False) else None
-        return (kind or type(layer)).from_config(layer.get_config() | {"dtype": "mixed_bfloat16"})
+        return FAST.get(type(layer), type(layer)).from_config(layer.get_config() | {"dtype": "mixed_bfloat16"})
 
     twin = keras.models.clone_model(network, clone_function=clone)
     twin.set_weights(network.get_weights())
     return keras.Model(twin.input, keras.layers.Activation("linear", dtype="float32")(twin.output))
+
+
+def tensors_of(layers):
+    """The ids of the tensors that go into layers and come out of them."""
+    return {id(tensor) for layer in layers for tensor in tf.nest.flatten([layer.input, layer.output])}
 
 
 def has_kernel(layer):
@@ -55,41 +54,38 @@ def lacks_instructions(cpuinfo=Path("/proc/cpuinfo")):
 # Layers whose gradients are faster in bfloat16 ----------------------------------------------------------------
 
 
-class Dense(keras.layers.Dense):
-    """A dense layer that adds its bias with add_bias."""
+class FastGradients:
+    """Keras layers that add their bias with add_bias and, where it pays, get filter_gradient."""
 
     def call(self, inputs):
-        return add_bias(tf.matmul(inputs, self.kernel), self.bias, self.activation)
+        product = self.product(inputs, tf.convert_to_tensor(self.kernel))
+        return self.activation(product) if self.bias is None else add_bias(product, self.bias, self.activation)
+
+    def suits_filter_gradient(self, channels):
+        """Whether filter_gradient fits, and pays. channels: of the larger of the input and output maps."""
+        height, width = self.kernel_size
+        fits = self.strides == (2, 2) and self.padding == "same" and height == width and height % 2 == 0
+        return fits and channels >= FEWEST_CHANNELS
 
 
-class Conv2D(keras.layers.Conv2D):
-    """A convolution that adds its bias with add_bias and, where it pays, gets filter_gradient."""
-
-    def call(self, inputs):
-        convolve = convolved if suits_filter_gradient(self, inputs.shape[-1]) else self.convolution_op
-        return add_bias(convolve(inputs, tf.convert_to_tensor(self.kernel)), self.bias, self.activation)
+class Dense(FastGradients, keras.layers.Dense):
+    product = staticmethod(tf.matmul)
 
 
-class Conv2DTranspose(keras.layers.Conv2DTranspose):
-    """A transposed convolution that adds its bias with add_bias and, where it pays, gets filter_gradient."""
-
-    def call(self, inputs):
-        convolve = partial(
-            keras.ops.conv_transpose, strides=self.strides, padding=self.padding, output_padding=self.output_padding
-        )
-        if suits_filter_gradient(self, self.filters) and self.output_padding is None:
-            convolve = transposed
-        return add_bias(convolve(inputs, tf.convert_to_tensor(self.kernel)), self.bias, self.activation)
+class Conv2D(FastGradients, keras.layers.Conv2D):
+    def product(self, maps, kernel):
+        convolve = convolved if self.suits_filter_gradient(maps.shape[-1]) else self.convolution_op
+        return convolve(maps, kernel)
 
 
-FAST = {layer.__base__: layer for layer in (Dense, Conv2D, Conv2DTranspose)}
+class Conv2DTranspose(FastGradients, keras.layers.Conv2DTranspose):
+    def product(self, maps, kernel):
+        if self.suits_filter_gradient(self.filters) and self.output_padding is None:
+            return transposed(maps, kernel)
+        return keras.ops.conv_transpose(maps, kernel, self.strides, self.padding, self.output_padding)
 
 
-def suits_filter_gradient(layer, channels):
-    """Whether filter_gradient fits a layer, and pays. channels: of the larger of its input and output maps."""
-    height, width = layer.kernel_size
-    fits = layer.strides == (2, 2) and layer.padding == "same" and height == width and height % 2 == 0
-    return fits and channels >= FEWEST_CHANNELS
+FAST = {keras.layers.Dense: Dense, keras.layers.Conv2D: Conv2D, keras.layers.Conv2DTranspose: Conv2DTranspose}
 
 
 def add_bias(maps, bias, activation):
@@ -98,22 +94,22 @@ def add_bias(maps, bias, activation):
     The gradient of the bias is a product with ones because that sums in float32. TensorFlow's own sum is in bfloat16,
     where a sum stops growing at 256 times its summands.
     """
+    compiled = tf.function(autograph=False, jit_compile=True)
 
     def forward(maps, bias):
         return tf.cast(activation(tf.cast(maps, tf.float32) + tf.cast(bias, tf.float32)), maps.dtype)
 
+    @compiled
     def backward(maps, bias, upstream):
         with tf.GradientTape() as tape:
             tape.watch(maps)
             result = forward(maps, bias)
         return tape.gradient(result, maps, upstream)
 
-    compiled = partial(tf.function, autograph=False, jit_compile=True)
-
     @tf.custom_gradient
     def apply(maps, bias):
         def gradients(upstream):
-            maps_gradient = compiled(backward)(maps, bias, upstream)
+            maps_gradient = backward(maps, bias, upstream)
             rows = tf.reshape(maps_gradient, (-1, maps.shape[-1]))
             return maps_gradient, tf.matmul(tf.ones((1, tf.shape(rows)[0]), rows.dtype), rows)[0]
 
@@ -135,10 +131,7 @@ def convolved(maps, kernel):
 
 @tf.custom_gradient
 def transposed(maps, kernel):
-    """A transposed convolution of stride 2 with filter_gradient.
-
-    maps: (B, h, w, F), kernel: (k, k, C, F) -> (B, 2h, 2w, C).
-    """
+    """The same the other way: a transposed convolution. (B, h, w, F), (k, k, C, F) -> (B, 2h, 2w, C)."""
 
     def gradients(upstream):
         return tf.nn.conv2d(upstream, kernel, 2, "SAME"), filter_gradient(upstream, maps, kernel.shape[0])

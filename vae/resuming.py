@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from vae.checkpoints import has_trained_checkpoint
-from vae.run_folder import make_folder, numbered, read_key, read_rows, run_config, run_numbers
+from vae.run_folder import NEW_RUN, make_folder, numbered, read_key, read_rows, run_config, run_numbers
 from vae.terminal import UserError, note, reason
 
 SOFTWARE = ("versions", "program_sha256", "git_commit", "command")  # keys of config.json: what trained the epochs
@@ -14,7 +14,7 @@ FREE_TO_CHANGE = {"epochs", "resume", "data_dir", "out", "name", "strategy", "te
 def open_run(settings, data):
     """Return the run's folder: a new one or, with --resume, one of that name with the same settings."""
     base = Path(settings.out) / (settings.name or f"{settings.script}_{data.name}_z{settings.z}")
-    numbers = sorted(run_numbers(base), reverse=True)
+    numbers = run_numbers(base)
     runs = [folder for number in numbers if (folder := numbered(base, number)).is_dir()]
     if settings.resume and runs:
         return run_to_resume(runs, json.loads(json.dumps(run_config(settings, data))))  # as read from config.json
@@ -38,7 +38,7 @@ def run_to_resume(folders, config):
     good = [folder for folder in folders if not errors[folder]]
     chosen = next((folder for test in tests for folder in good if test(folder)), folders[0])
     if errors[chosen]:
-        raise errors[chosen]
+        raise UserError(errors[chosen])
     for folder in folders[: folders.index(chosen)]:
         if errors[folder]:
             note(f"{folder} is left alone: {errors[folder]}")
@@ -55,37 +55,26 @@ def is_unfinished(folder):
 
 
 def resume_error(folder, config):
-    """The UserError that says why a run cannot be continued under `config`. None if it can."""
-    try:
-        check_same_run(folder, config)
-    except UserError as error:
-        return error
-    except OSError as error:
-        return UserError(f"{folder}: cannot be read ({reason(error)}); start a new run with --name")
-    return None
-
-
-def check_same_run(folder, config):
-    """Raise UserError if a run has other settings or images than `config`, or more epochs."""
+    """Why a run cannot be continued under `config`: other settings or images, or more epochs. None if it can."""
     path = folder / "config.json"
     try:
         old = dict(json.loads(path.read_text()))
     except FileNotFoundError:
-        if all(path.name.startswith("partial-") for path in folder.iterdir()):
-            return  # interrupted before it wrote config.json
-        raise UserError(f"{folder}: has no config.json, so it cannot be resumed; start a new run with --name") from None
+        interrupted = all(path.name.startswith("partial-") for path in folder.iterdir())  # before config.json
+        return None if interrupted else f"{folder}: has no config.json, so it cannot be resumed; {NEW_RUN}"
+    except OSError as error:
+        return f"{path}: cannot be read ({reason(error)}); {NEW_RUN}"
     except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); start a new run with --name") from None
+        return f"{path}: not JSON ({reason(error)}); {NEW_RUN}"
     for key in sorted(set(config) - FREE_TO_CHANGE):
         if key not in old:
-            fix = "start a new run without --resume"
-            raise UserError(f"--resume: {folder} was begun by a version without {key}; {fix}")
+            return f"--resume: {folder} was begun by a version without {key}; {NEW_RUN}"
         if old[key] != config[key]:
-            fix = "use the same, or start a new run without --resume"
-            raise UserError(f"--resume: {key} is {old[key]!r} in {folder} and {config[key]!r} now; {fix}")
+            return f"--resume: {key} is {old[key]!r} in {folder} and {config[key]!r} now; use the same, or {NEW_RUN}"
     done = len(read_rows(folder / "metrics.csv"))
     if done > config["epochs"]:
-        raise UserError(f"--epochs {config['epochs']}: {folder} has {done} already; ask for more, or start a new run")
+        return f"--epochs {config['epochs']}: {folder} has {done} already; ask for more, or {NEW_RUN}"
+    return None
 
 
 # What trained which epochs ------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -28,6 +29,7 @@ except ImportError:  # no file locking on Windows
 
 ROOT = Path(__file__).resolve().parents[1]  # of this program
 PACKAGES = {"tensorflow": tf, "keras": keras, "numpy": np, "matplotlib": matplotlib, "pillow": PIL}
+NEW_RUN = "start a new run with --name"  # the way out where a run cannot be resumed
 LOSSES = [f"{split}_{term}" for split in ("train", "test") for term in ("loss", "recon", "kl")]
 
 # Folders ------------------------------------------------------------------------------------------------------
@@ -39,27 +41,22 @@ def numbered(base, number):
 
 
 def run_numbers(base):
-    """Numbers of the runs of a name that exist."""
-    names = [path.name for path in base.parent.iterdir()] if base.parent.is_dir() else []
-    matches = [re.fullmatch(rf"{re.escape(base.name)}(?:-([2-9]|[1-9]\d+))?", name) for name in names]
-    numbers = [int(match[1] or 1) for match in matches if match]
-    return [number for number in numbers if number == 1 or not has_chosen_name(numbered(base, number))]
-
-
-def has_chosen_name(folder):
-    """Whether --name gave a folder its whole name, number included: then it is not another run of a shorter name."""
-    return read_key(folder / "config.json", "name") == folder.name
+    """Numbers of the runs of a name that exist, newest first. Not of runs that --name gave the number itself."""
+    numbers = []
+    for path in base.parent.glob("*"):
+        match = re.fullmatch(rf"{re.escape(base.name)}(?:-([2-9]|[1-9]\d+))?", path.name)
+        if match and not (match[1] and read_key(path / "config.json", "name") == path.name):
+            numbers.append(int(match[1] or 1))
+    return sorted(numbers, reverse=True)
 
 
 def make_folder(base, number):
     """Make the folder of that number, or of the next one that no other process makes meanwhile; returns it."""
     base.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        try:
-            numbered(base, number).mkdir()
-            return numbered(base, number)
-        except FileExistsError:
-            number += 1
+    for free in itertools.count(number):
+        with contextlib.suppress(FileExistsError):
+            numbered(base, free).mkdir()
+            return numbered(base, free)
 
 
 @contextlib.contextmanager
@@ -74,22 +71,18 @@ def sole_writer(folder):
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            lock(descriptor, folder)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fix = "wait for it, or start a run with another --name"
+            raise UserError(f"{folder}: another process is training this run; {fix}") from None
+        except OSError:
+            pass  # a file system without locks
         for partial in folder.glob("partial-*"):
             partial.unlink(missing_ok=True)
         yield folder
     finally:
         os.close(descriptor)
-
-
-def lock(descriptor, folder):
-    """Lock an open folder. UserError if another process has locked it, OSError if the file system has no locks."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        fix = "wait for it, or start a run with another --name"
-        raise UserError(f"{folder}: another process is training this run; {fix}") from None
 
 
 # What config.json says ----------------------------------------------------------------------------------------
@@ -120,19 +113,16 @@ def program_sha256():
 
 def git_commit():
     """The program's commit, plus "-dirty" if files were changed. None if git does not track the program."""
+
+    def git(*arguments):
+        finished = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+        return finished.stdout.strip()
+
     try:
-        git(ROOT, "ls-files", "--error-unmatch", "utils.py")  # the repository may be one around the program
-        return git(ROOT, "describe", "--always", "--dirty", "--abbrev=40")
+        git("ls-files", "--error-unmatch", "utils.py")  # the repository may be one around the program
+        return git("describe", "--always", "--dirty", "--abbrev=40")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def git(folder, *arguments):
-    """The output of a git command in a folder. OSError or CalledProcessError if it fails."""
-    command = ["git", "-C", str(folder), *arguments]
-    hooks = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # a git hook that runs this program sets these
-    environment = {name: value for name, value in os.environ.items() if name not in hooks}
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
 
 
 # Reading ------------------------------------------------------------------------------------------------------
@@ -189,6 +179,16 @@ def write_rows(path, rows):
 def write_json(path, content):
     """Write a JSON file."""
     replace_with(path, lambda partial: partial.write_text(json.dumps(content, indent=2) + "\n"))
+
+
+@contextlib.contextmanager
+def writing(path, otherwise):
+    """While TensorFlow writes to a path. UserError, which ends with `otherwise`, if it cannot."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        fix = "free some disk space" if isinstance(error, tf.errors.ResourceExhaustedError) else "check its permissions"
+        raise UserError(f"{path}: cannot be written ({reason(error)}); {fix}, {otherwise}") from None
 
 
 def replace_with(path, write):

@@ -6,6 +6,7 @@ import math
 import os
 import re
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -13,7 +14,7 @@ import keras
 from vae.data.registry import KINDS, keys_of
 from vae.terminal import EXIT_BAD_INPUT
 
-LONGEST_NAME, LONGEST_PATH = 200, 4000  # bytes
+LONGEST_NAME, LONGEST_PATH = 200, 4000  # bytes; a disk takes names of 255, but further runs get numbers
 
 # How a value is read ------------------------------------------------------------------------------------------
 #
@@ -38,14 +39,7 @@ def number(kind, low, high=math.inf):
     return read
 
 
-def whole(low, high=math.inf):
-    """Return the reader of a whole number."""
-    return number(int, low, high)
-
-
-def real(low, high=math.inf):
-    """Return the reader of a finite number."""
-    return number(float, low, high)
+whole, real = partial(number, int), partial(number, float)
 
 
 def choice(*options):
@@ -64,23 +58,11 @@ def choice(*options):
 switch = choice(True, False)
 
 
-def optional(read):
-    """Return a reader that also takes None."""
-
-    def read_or_none(value):
-        return None if value is None else read(value)
-
-    read_or_none.options = getattr(read, "options", None)
-    return read_or_none
-
-
 def path(value):
     """Read a path, with ~ for the home folder."""
     text = str(value)
-    if not text or "\0" in text or value is None:
-        raise argparse.ArgumentTypeError(f"{value!r} is not a path")
-    if len(os.fsencode(text)) > LONGEST_PATH or any(len(os.fsencode(part)) > 255 for part in Path(text).parts):
-        raise argparse.ArgumentTypeError("a path that is too long")
+    if not text or "\0" in text or value is None or len(os.fsencode(text)) > LONGEST_PATH:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a path of 1 to {LONGEST_PATH} bytes")
     return os.path.expanduser(text)  # noqa: PTH111 (Path's raises where there is no such user)
 
 
@@ -97,17 +79,15 @@ def output_path(value):
 def folder_name(value):
     """Read the name of a run folder."""
     text = str(value)
-    if text in ("", ".", "..") or Path(text).name != text or not text.isprintable():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a plain folder name")
-    if len(os.fsencode(text)) > LONGEST_NAME:  # of the 255 that a disk takes: further runs get numbers
-        raise argparse.ArgumentTypeError(f"a name of more than {LONGEST_NAME} bytes")
+    plain = text not in ("", ".", "..") and Path(text).name == text and text.isprintable()
+    if not plain or len(os.fsencode(text)) > LONGEST_NAME:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a plain folder name of 1 to {LONGEST_NAME} bytes")
     return output_path(text)
 
 
 def sizes(value):
     """Read the sizes of layers in a row: a tuple of whole numbers above 0."""
-    good = isinstance(value, tuple | list) and all(type(size) is int and size > 0 for size in value)
-    if not good:
+    if not (isinstance(value, tuple | list) and all(type(size) is int and size > 0 for size in value)):
         raise argparse.ArgumentTypeError(f"{value!r} is not a tuple of whole numbers above 0, like (500,) or (32, 64)")
     return tuple(value)
 
@@ -115,20 +95,19 @@ def sizes(value):
 def activation(value):
     """Read the name of one of Keras' activation functions."""
     try:
-        keras.activations.get(value if isinstance(value, str) else str(value))
+        keras.activations.get(str(value))
+        return value
     except ValueError:
-        example = "like 'relu' or 'silu'"
-        raise argparse.ArgumentTypeError(f"{value!r} is not the name of a Keras activation, {example}") from None
-    return value
+        raise argparse.ArgumentTypeError(f"{value!r} is not a Keras activation like 'relu' or 'silu'") from None
 
 
 def simple(value):
     """Read a constant that only the script knows: anything that config.json can hold."""
     try:
         json.dumps(value)
+        return value
     except (TypeError, ValueError):
         raise argparse.ArgumentTypeError(f"{value!r} is not a number, a text or a tuple of these") from None
-    return value
 
 
 # The settings -------------------------------------------------------------------------------------------------
@@ -157,12 +136,9 @@ class Settings:
     decay_per_epoch: float = setting(real(0, 1), "share of the weights that weight decay takes back in an epoch")
     seed: int = setting(whole(0, 2**31 - 1), "all randomness of the run follows from it")
     limit: int | None = setting(
-        optional(whole(1)),
-        "at most LIMIT training and LIMIT test images: the first ones, of a folder some from all over it",
+        whole(1), "at most LIMIT training and LIMIT test images: the first ones, of a folder some from all over it"
     )
-    image_size: int | None = setting(
-        optional(choice(32, 64, 128)), "pixels a side, for celeba and folders of images"
-    )
+    image_size: int | None = setting(choice(32, 64, 128), "pixels a side, for celeba and folders of images")
     precision: str = setting(
         choice("fp32", "bf16"), "bf16: products in bfloat16, faster for convolutions on a CPU that has them"
     )
@@ -172,7 +148,7 @@ class Settings:
     )
     data_dir: str = setting(path, "where data sets are, or are downloaded to; $VAE_DATA overrides the constant")
     out: str = setting(output_path, "where run folders go")
-    name: str | None = setting(optional(folder_name), "the run folder's name")
+    name: str | None = setting(folder_name, "the run folder's name")
     tensorboard: bool = setting(switch, "write tensorboard/ into the run folder too, for tensorboard --logdir results")
     resume: bool = field(
         default=False,
@@ -200,6 +176,7 @@ class Settings:
 
 
 CONSTANTS = {item.name: item.metadata["read"] for item in fields(Settings) if "read" in item.metadata}
+OPTIONAL = {"limit", "image_size", "name"}  # may be None
 FLAGS = {item.name: item.metadata["help"] for item in fields(Settings) if item.metadata.get("help")}
 NETWORK_CONSTANTS = {  # those of the two scripts; others are read by `simple`
     "hidden": sizes,
@@ -229,19 +206,13 @@ def parse_settings(constants, argv=None):
     for name in FLAGS:
         add_flag(parser, name, given.get(name))
     flags = vars(parser.parse_args(argv))
-    flags = {name: value for name, value in flags.items() if value is not None}
     if flags.get("likelihood") == "auto":
         del flags["likelihood"]
-    dataset = flags.get("dataset") or read_constant(parser, "dataset", given["dataset"], path)
-    values = {
-        name: flags[name] if name in flags else read_for(parser, name, given[name], read, dataset)
-        for name, read in CONSTANTS.items()
-    }
-    networks = {name: value for name, value in given.items() if name not in CONSTANTS}
-    for name, value in networks.items():
-        networks[name] = read_constant(parser, name, value, NETWORK_CONSTANTS.get(name, simple))
+    dataset = flags.get("dataset") or read_constant(parser, "dataset", given["dataset"])
+    values = {name: read_for(parser, name, given[name], dataset) for name in CONSTANTS if name not in flags}
+    networks = {name: read_constant(parser, name, given[name]) for name in given if name not in CONSTANTS}
     script = re.sub(r"[^\w.-]+", "_", Path(constants.get("__file__") or "run").stem.removeprefix("vae_")) or "run"
-    settings = Settings(**values, resume=flags.get("resume", False), script=script, networks=networks)
+    settings = Settings(**(values | flags), script=script, networks=networks)
     if settings.likelihood == "gaussian" and settings.binarize != "none":
         parser.error(f"--binarize {settings.binarize}: black-and-white pixels need --likelihood bernoulli")
     return settings
@@ -261,7 +232,7 @@ def add_flag(parser, name, constant):
     """Add the flag of a setting, with its constant as the default that --help shows."""
     flag, text = "--" + name.replace("_", "-"), FLAGS[name]
     if name in ("resume", "tensorboard"):
-        parser.add_argument(flag, action="store_true", default=None, help=text)
+        parser.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
         return
     read = choice("auto", "bernoulli", "gaussian") if name == "likelihood" else CONSTANTS[name]
     shown = constant
@@ -270,31 +241,34 @@ def add_flag(parser, name, constant):
     default = "" if constant is None else f" (default: {shown})".replace("%", "%%")
     options = getattr(read, "options", None)
     metavar = "{" + ",".join(map(str, options)) + "}" if options else name.upper()
-    parser.add_argument(flag, type=read, metavar=metavar, help=text + default)
+    parser.add_argument(flag, type=read, metavar=metavar, default=argparse.SUPPRESS, help=text + default)
 
 
-def read_for(parser, name, constant, read, dataset):
+def read_for(parser, name, constant, dataset):
     """The value of a constant for a data set: of a dict the entry for its name, else for its kind."""
     if not isinstance(constant, dict):
-        return read_constant(parser, name, constant, read)
+        return read_constant(parser, name, constant)
     for key in constant:
         if key not in KINDS:
             parser.error(f"{name.upper()}: {key!r} is none of {', '.join(KINDS)}")
-    values = {key: read_constant(parser, name, value, read) for key, value in constant.items()}
+    values = {key: read_constant(parser, name, value) for key, value in constant.items()}
     keys = keys_of(dataset)
     for key in keys:
         if key in values:
             return values[key]
-    return read_constant(parser, name, None, read, f"has no value for {dataset}; add one for {' or '.join(keys)}")
+    if name not in OPTIONAL:
+        parser.error(f"{name.upper()}: has no value for {dataset}; add one for {' or '.join(keys)}")
 
 
-def read_constant(parser, name, value, read, missing="is None, and nothing stands in for it"):
+def read_constant(parser, name, value):
     """The value of a constant, read as its flag would be; a bad one ends the program."""
-    flag = f" (--{name.replace('_', '-')})" if name in FLAGS else ""
+    if value is None and name in OPTIONAL:
+        return None
     try:
-        return read(value)
+        return (CONSTANTS | NETWORK_CONSTANTS).get(name, simple)(value)
     except argparse.ArgumentTypeError as error:
-        parser.error(f"{name.upper()}{flag}: {missing if value is None else error}")
+        flag = f" (--{name.replace('_', '-')})" if name in FLAGS else ""
+        parser.error(f"{name.upper()}{flag}: {error}")
 
 
 class Parser(argparse.ArgumentParser):

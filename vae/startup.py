@@ -6,7 +6,6 @@ import os
 import sys
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
-REQUIRED = {"tensorflow", "keras", "numpy", "matplotlib", "PIL"}  # what requirements.txt installs
 
 
 @contextlib.contextmanager
@@ -17,16 +16,13 @@ def loading_packages():
     hundreds of thousands of objects that all stay alive. Collecting garbage among them would take a third of the time
     of `import tensorflow`.
     """
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
     open_closed_streams()
+    is_terminal = sys.stdout.isatty()
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    for limit in ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"):  # they would cut the classifier's training short
-        os.environ.pop(limit, None)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default without AVX-512, where it is 1.7 times faster
     if is_terminal:
         print("loading TensorFlow ...", end="", flush=True)
-    was_collecting = gc.isenabled()
     gc.disable()
     try:
         with silent_stderr():
@@ -35,14 +31,11 @@ def loading_packages():
         print("\ninterrupted", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
     except ModuleNotFoundError as error:
-        if error.name not in REQUIRED:
-            raise
         print(f"{sys.argv[0]}: error: {error}; pip install -r requirements.txt", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
     finally:
         gc.freeze()
-        if was_collecting:
-            gc.enable()
+        gc.enable()
         if is_terminal:
             print("\r\x1b[K", end="", flush=True)
 
@@ -55,9 +48,8 @@ def open_closed_streams():
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
-    for name, number in (("stdout", 1), ("stderr", 2)):
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, "w", closefd=False))
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 @contextlib.contextmanager

@@ -2,20 +2,17 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import re
 import sys
 
+import tensorflow as tf
 from keras.utils import Progbar
 
 from vae.startup import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 
 EXIT_NON_FINITE = 3
-DISK_HINTS = {  # errno: the way out
-    errno.ENOSPC: "free some disk space",
-    errno.EDQUOT: "free some disk space",
-    errno.EFBIG: "no file may grow so large here (see ulimit -f)",
-}
 
 
 class UserError(Exception):
@@ -35,15 +32,11 @@ def note(message):
 
 
 def reason(error):
-    """Why something failed, in a few words on one line."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:300]
-
-
-def tensorflow_reason(error):
-    """Why TensorFlow failed, in a few words, without the names of its operations."""
-    text = re.sub(r"^\{\{.*?\}\} |\s*\[Op.*", "", " ".join(str(error).split()))
-    return text.split("; ")[-1][:300] or type(error).__name__
+    """Why something failed, in a few words on one line, without the names of TensorFlow's operations."""
+    text = " ".join((getattr(error, "strerror", None) or str(error)).split())
+    if isinstance(error, tf.errors.OpError):
+        text = re.sub(r"^\{\{.*?\}\} |\s*\[Op.*", "", text).split("; ")[-1]
+    return text[:300] or type(error).__name__
 
 
 def one_line(text):
@@ -74,19 +67,18 @@ def progress_bar(total, label=None):
     """
     if label:
         note(label)
-    bar = Progbar(total) if sys.stdout.isatty() and total else None
-    if bar:
-        bar.update(0)
-    done = 0
+    if not (sys.stdout.isatty() and total):
+        yield lambda: None
+        return
+    bar, count = Progbar(total), itertools.count(1)
+    bar.update(0)
 
     def advance():
-        nonlocal done
-        done += 1
-        if bar:
-            bar.update(done, finalize=bool(label) and done >= total)
+        done = next(count)
+        bar.update(done, finalize=bool(label) and done >= total)
 
     yield advance
-    if bar and not label:
+    if not label:
         clear_line()
 
 
@@ -102,20 +94,19 @@ def progress(items, total, label=None):
 
 
 def explain(error):
-    """Return (message, exit code) for errors a user can fix; re-raise the rest."""
-    if isinstance(error, NonFiniteError):
-        return str(error), EXIT_NON_FINITE
-    if isinstance(error, UserError):
-        return str(error), EXIT_BAD_INPUT
-    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
-        needs = "a run with a smaller --batch-size, --z, --image-size or --limit needs less"
-        return f"not enough memory; {needs}", EXIT_BAD_INPUT
+    """The message for an error that a user can fix; re-raises any other error."""
+    if isinstance(error, UserError | NonFiniteError):
+        return str(error)
+    if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
+        return "not enough memory; a run with a smaller --batch-size, --z, --image-size or --limit needs less"
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains once more when it exits
-        return "nobody reads the output any more; run it again, a training with --resume", EXIT_BAD_INPUT
+        return "nobody reads the output any more; run it again, a training with --resume"
     if isinstance(error, OSError):
-        hint = DISK_HINTS.get(error.errno, "check the path and its permissions, or name another (--data-dir, --out)")
-        return f"{error.filename or 'disk'}: {error.strerror or error}; {hint}", EXIT_BAD_INPUT
+        hint = "check the path and its permissions, or name another (--data-dir, --out)"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "free some disk space"
+        return f"{error.filename or 'disk'}: {error.strerror or error}; {hint}"
     raise error
 
 
@@ -138,7 +129,7 @@ def launch(main):
             message = isinstance(error, KeyboardInterrupt) and str(error)
             print(f"\n{message or 'interrupted'}", file=sys.stderr)
             sys.exit(EXIT_INTERRUPTED)
-        line, code = explain(error)
+        line = one_line(explain(error))
         with contextlib.suppress(BrokenPipeError):
-            print(f"{sys.argv[0]}: error: {one_line(line)}", file=sys.stderr, flush=True)
-        sys.exit(code)
+            print(f"{sys.argv[0]}: error: {line}", file=sys.stderr, flush=True)
+        sys.exit(EXIT_NON_FINITE if isinstance(error, NonFiniteError) else EXIT_BAD_INPUT)
