@@ -172,3 +172,11 @@ def test_a_script_s_own_constants_go_into_its_config(monkeypatch):
 def test_a_run_is_named_after_its_script():
     constants = vars(vae_fc) | {"__file__": "elsewhere/vae_mine.py"}
     assert parse_settings(constants, []).script == "mine"
+
+
+def test_the_environment_names_the_data_folder_and_a_flag_beats_it(monkeypatch):
+    monkeypatch.setenv("VAE_DATA", "elsewhere")
+    assert parse_settings(vars(vae_fc), []).data_dir == "elsewhere"
+    assert parse_settings(vars(vae_fc), ["--data-dir", "here"]).data_dir == "here"
+    monkeypatch.delenv("VAE_DATA")
+    assert parse_settings(vars(vae_fc), []).data_dir == vae_fc.DATA_DIR
