@@ -29,7 +29,8 @@ COPIES = {  # picture of the gallery: picture of a run
     "mnist_samples.png": "mnist-z10-seed0/samples.png",
 }
 FACES, SMILES = 4, 2  # columns of faces in the strip, and faces that get a smile
-SMILE = 1.5  # of the difference between the mean codes of smiling and other faces
+SMILE = 2.0  # of the difference between the mean codes of smiling and other faces
+UNLIKE = ("Smiling", "Mouth_Slightly_Open", "Mustache", "Wearing_Hat")  # what faces that get a smile do not have
 
 
 class Run:
@@ -68,8 +69,8 @@ def draw_strip(digits, faces, path):
     plane = tile(digits.decode(pictures.manifold_codes(10)), 10)
     people = faces.data.test[np.linspace(0, len(faces.data.test) - 1, 2 * FACES).astype(int)]
     pairs = tile(pictures.interleave(people / 255, faces.decode(faces.means(people)), FACES), FACES)
-    smiles = tile(smiling_pairs(faces), 2).resize((264, 264), Image.Resampling.NEAREST)
-    panels = [(plane, "one code, one digit"), (pairs, "faces, and what the code keeps"), (smiles, "a smile added")]
+    smiles = tile(smiling_pairs(faces), 2).resize((264, 264), Image.Resampling.BICUBIC)
+    panels = [(plane, "a plane of digits"), (pairs, "toy faces above reconstructions"), (smiles, "a smile added")]
     gap, top = 20, 24
     height = max(panel.height for panel, _ in panels) + top
     strip = Image.new("RGB", (sum(panel.width + gap for panel, _ in panels) - gap, height), "white")
@@ -88,11 +89,11 @@ def tile(images, columns):
 
 def smiling_pairs(run):
     """Decoded faces of the test set that do not smile, each beside itself with a smile."""
-    smiles = run.data.label_names.index("Smiling")
-    present = run.data.train_labels[:, smiles] == 1
+    present = run.data.train_labels[:, run.data.label_names.index("Smiling")] == 1
     means = run.means(run.data.train)
     direction = SMILE * (means[present].mean(axis=0) - means[~present].mean(axis=0))
-    serious = run.means(run.data.test[run.data.test_labels[:, smiles] == 0][:SMILES])
+    unlike = [run.data.label_names.index(name) for name in UNLIKE]
+    serious = run.means(run.data.test[run.data.test_labels[:, unlike].sum(axis=1) == 0][:SMILES])
     return np.stack([run.decode(serious), run.decode(serious + direction)], axis=1).reshape(-1, *run.data.image_shape)
 
 
