@@ -149,7 +149,7 @@ def test_what_a_run_was_trained_with_stays_in_its_config(quick, tmp_path, monkey
     """By the epoch from which on it was; a line says so wherever a run goes on with another form of the program."""
     told = []
     for epochs, program in ((2, "a"), (3, "a"), (3, "b"), (4, "b"), (5, "b"), (6, "a")):
-        monkeypatch.setattr(run_folder, "program_sha256", lambda program=program: program)
+        monkeypatch.setattr(run_folder, "program_sha256", lambda _, program=program: program)
         monkeypatch.setattr(sys, "argv", ["vae_fc.py", f"--epochs {epochs}"])
         train("fc", tmp_path, "--resume", "--epochs", epochs)
         told.append("was trained before this program was edited" in capsys.readouterr().out)
@@ -169,13 +169,13 @@ def test_what_trained_no_epoch_is_not_in_a_config(quick, tmp_path, monkeypatch, 
         raise KeyboardInterrupt
 
     for epochs, program, train_call in ((1, "a", stopped), (1, "b", stopped), (1, "c", build), (2, "d", stopped)):
-        monkeypatch.setattr(run_folder, "program_sha256", lambda program=program: program)
+        monkeypatch.setattr(run_folder, "program_sha256", lambda _, program=program: program)
         monkeypatch.setattr(steps, "build_train_call", train_call)
         with contextlib.suppress(KeyboardInterrupt):
             train("fc", tmp_path, "--resume", "--epochs", epochs)
         assert ("was trained before this program was edited" in capsys.readouterr().out) == (program == "d")
     monkeypatch.setattr(steps, "build_train_call", build)
-    monkeypatch.setattr(run_folder, "program_sha256", lambda: "c")
+    monkeypatch.setattr(run_folder, "program_sha256", lambda _: "c")
     train("fc", tmp_path, "--resume", "--epochs", 2)
     assert "was trained before" not in capsys.readouterr().out
     config = json.loads((tmp_path / "fc_toy-digits_z2" / "config.json").read_text())

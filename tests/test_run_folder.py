@@ -69,16 +69,16 @@ def test_a_run_that_is_being_trained_is_left_alone(quick, tmp_path):
 
 
 def test_the_program_is_all_of_its_files(tmp_path, monkeypatch):
-    sums = [run_folder.program_sha256()]
-    for name in ("utils.py", "vae/elbo.py", "vae/data/toy.py"):
+    sums = [run_folder.program_sha256("fc")]
+    for name in ("vae_fc.py", "vae_conv.py", "utils.py", "vae/elbo.py", "vae/data/toy.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     monkeypatch.setattr(run_folder, "ROOT", tmp_path)
     (tmp_path / "vae" / ".#elbo.py").symlink_to("an editor's lock")
-    for name in ("notes.txt", "vae/elbo.py", "vae/data/toy.py"):
+    for name in ("vae_conv.py", "vae_fc.py", "utils.py", "vae/elbo.py", "vae/data/toy.py"):
         (tmp_path / name).write_text("edited")
-        sums.append(run_folder.program_sha256())
-    assert len(set(sums)) == 4, "each edit counts"
+        sums.append(run_folder.program_sha256("fc"))
+    assert len(set(sums)) == 6, "each edit counts, but for one of another script"
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="needs git")

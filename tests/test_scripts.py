@@ -79,7 +79,7 @@ def check_config(folder, script, shape):
     assert len(config["pixels_sha256"]) == 64 and config["train_images"] > config["test_images"] > 0
     assert {"python", "tensorflow", "keras", "numpy"} <= set(config["versions"])
     assert config["epochs"] == 2 and config["seed"] == 0 and "git_commit" in config and config["command"]
-    assert config["program_sha256"] == run_folder.program_sha256()
+    assert config["program_sha256"] == run_folder.program_sha256(script)
 
 
 def check_networks(folder, metrics, grids):

@@ -249,8 +249,9 @@ def draw_run(folder, vae, data, means, rows, binarize, seed):
     if data.test_labels is not None:
         save_latent(folder / "latent.png", means, data.test_labels, data.label_names, f"{title}: test set")
     if z == 2:
-        images = vae.pixel_means(manifold_codes(20), sample_labels(labels[:1], 400)).numpy()
-        caption = f"{title}: decoder over the Gaussian quantile grid, z1 to the right, z2 upwards"
+        images = vae.pixel_means(manifold_codes(20), np.repeat(labels[:1], 400, axis=0)).numpy()
+        of = f", label {', '.join(map(str, np.flatnonzero(labels[0])))}" if vae.takes_labels else ""
+        caption = f"{title}: decoder over the Gaussian quantile grid, z1 to the right, z2 upwards{of}"
         steps = [f"{step:+.2f}" for step in gaussian_quantiles(20)]
         save_grid(folder / "manifold.png", images, 20, caption, steps[::-1], steps)
 

@@ -70,7 +70,8 @@ def resume_error(folder, config):
         if key not in old:
             return f"--resume: {folder} was begun by a version without {key}; {NEW_RUN}"
         if old[key] != config[key]:
-            return f"--resume: {key} is {old[key]!r} in {folder} and {config[key]!r} now; use the same, or {NEW_RUN}"
+            fix = "use the same, or start a new run without --resume"
+            return f"--resume: {key} is {old[key]!r} in {folder} and {config[key]!r} now; {fix}"
     done = len(read_rows(folder / "metrics.csv"))
     if done > config["epochs"]:
         return f"--epochs {config['epochs']}: {folder} has {done} already; ask for more, or {NEW_RUN}"

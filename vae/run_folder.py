@@ -97,16 +97,17 @@ def run_config(settings, data):
         "test_images": len(data.test),
         "pixels_sha256": data.sha256,
         "versions": versions | {name: package.__version__ for name, package in PACKAGES.items()},
-        "program_sha256": program_sha256(),
+        "program_sha256": program_sha256(settings.script),
         "git_commit": git_commit(),
         "command": " ".join(sys.argv),
     }
 
 
-def program_sha256():
-    """SHA-256 of this program's files. Every edit changes it, committed or not."""
+def program_sha256(script):
+    """SHA-256 of the files that a script runs: itself, utils.py and vae/. Every edit of one changes it."""
     digest = hashlib.sha256()
-    for path in sorted([*ROOT.glob("[!.]*.py"), *ROOT.glob("vae/**/[!.]*.py")]):  # editors lock files as .#name.py
+    scripts = [path for path in (ROOT / f"vae_{script}.py", ROOT / "utils.py") if path.exists()]
+    for path in sorted([*scripts, *ROOT.glob("vae/**/[!.]*.py")]):  # editors lock files as .#name.py
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -131,16 +131,16 @@ class Settings:
     binarize: str = setting(
         choice("none", "dynamic", "threshold"), "black-and-white pixels: drawn anew each time, or above one half"
     )
-    beta: float = setting(real(0, 1e6), "weight of the KL term in training; reported losses have 1")
+    beta: float = setting(real(0, 1e6), "weight of the KL term in training; reported losses always use 1")
     kl_warmup_epochs: float = setting(real(0, 1e6), "epochs in which the weight of the KL term rises from 0 to --beta")
     decay_per_epoch: float = setting(real(0, 1), "share of the weights that weight decay takes back in an epoch")
     seed: int = setting(whole(0, 2**31 - 1), "all randomness of the run follows from it")
     limit: int | None = setting(
-        whole(1), "at most LIMIT training and LIMIT test images: the first ones, of a folder some from all over it"
+        whole(1), "at most LIMIT training and LIMIT test images: the first ones or, for a folder, some spread over it"
     )
     image_size: int | None = setting(choice(32, 64, 128), "pixels a side, for celeba and folders of images")
     precision: str = setting(
-        choice("fp32", "bf16"), "bf16: products in bfloat16, faster for convolutions on a CPU that has them"
+        choice("fp32", "bf16"), "bf16: products in bfloat16, faster for convolutions if the CPU has instructions for it"
     )
     strategy: str = setting(
         choice("auto", "one", "mirrored", "multiworker"),
@@ -222,10 +222,10 @@ def check_spelling(parser, constants, given):
     """End the program if a constant is missing, or written in other letters than capitals."""
     for name in constants:
         if name.lower() in (CONSTANTS | NETWORK_CONSTANTS) and not name.isupper():
-            parser.error(f"{name}: constants are written in capitals, {name.upper()}")
+            parser.refuse(f"{name}: constants are written in capitals, {name.upper()}")
     for name in CONSTANTS:
         if name not in given:
-            parser.error(f"{name.upper()}: is missing at the top of the script")
+            parser.refuse(f"{name.upper()}: is missing at the top of the script")
 
 
 def add_flag(parser, name, constant):
@@ -250,14 +250,14 @@ def read_for(parser, name, constant, dataset):
         return read_constant(parser, name, constant)
     for key in constant:
         if key not in KINDS:
-            parser.error(f"{name.upper()}: {key!r} is none of {', '.join(KINDS)}")
+            parser.refuse(f"{name.upper()}: {key!r} is none of {', '.join(KINDS)}")
     values = {key: read_constant(parser, name, value) for key, value in constant.items()}
     keys = keys_of(dataset)
     for key in keys:
         if key in values:
             return values[key]
     if name not in OPTIONAL:
-        parser.error(f"{name.upper()}: has no value for {dataset}; add one for {' or '.join(keys)}")
+        parser.refuse(f"{name.upper()}: has no value for {dataset}; add one for {' or '.join(keys)}")
 
 
 def read_constant(parser, name, value):
@@ -268,7 +268,7 @@ def read_constant(parser, name, value):
         return (CONSTANTS | NETWORK_CONSTANTS).get(name, simple)(value)
     except argparse.ArgumentTypeError as error:
         flag = f" (--{name.replace('_', '-')})" if name in FLAGS else ""
-        parser.error(f"{name.upper()}{flag}: {error}")
+        parser.refuse(f"{name.upper()}{flag}: {error}")
 
 
 class Parser(argparse.ArgumentParser):
@@ -280,4 +280,8 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message):
-        self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {message}; see --help\n")
+        self.refuse(f"{message}; see --help")
+
+    def refuse(self, message):
+        """End the program with one line."""
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {message}\n")
