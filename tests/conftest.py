@@ -34,12 +34,6 @@ SCRIPTS = {"fc": vae_fc, "conv": vae_conv}
 TIMES = {"seconds", "images_per_second", "total_seconds"}
 
 
-def pytest_collection_modifyitems(items):
-    """Files with long tests first, so that at the end both processes have something to do."""
-    long = ("test_stress", "test_resuming", "test_pages", "test_real_sets", "test_distributed")
-    items.sort(key=lambda item: item.path.stem not in long)
-
-
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """A data folder that keeps toy images once drawn, for the session."""

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import (
@@ -109,18 +108,17 @@ def test_nobody_reads_the_output(lines, monkeypatch, capsys):
     assert len(error.strip().splitlines()) == 1
 
 
-def test_another_configuration_of_keras_is_not_heeded(tmp_path):
+def test_import_has_no_effect_and_heeds_no_configuration_of_keras(tmp_path):
     """Written for other programs, it may ask for another backend, channels first or half precision."""
+    for name in ("keras", "empty"):
+        (tmp_path / name).mkdir()
     asked = {"backend": "torch", "image_data_format": "channels_first", "floatx": "float16"}
-    (tmp_path / "keras.json").write_text(json.dumps(asked))
-    code = "import utils, keras.config as c; print(c.backend(), c.image_data_format(), c.floatx())"
-    environment = os.environ | {"KERAS_HOME": str(tmp_path), "KERAS_BACKEND": "jax"}
-    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert finished.stdout.split() == ["tensorflow", "channels_last", "float32"], finished.stderr
-
-
-def test_import_has_no_effect(tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import vae_fc, vae_conv"
-    finished = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
-    assert list(Path(tmp_path).iterdir()) == []
+    (tmp_path / "keras" / "keras.json").write_text(json.dumps(asked))
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import vae_fc, vae_conv, keras.config as c; "
+    code += "print(c.backend(), c.image_data_format(), c.floatx())"
+    environment = os.environ | {"KERAS_HOME": str(tmp_path / "keras"), "KERAS_BACKEND": "jax"}
+    options = {"cwd": tmp_path / "empty", "env": environment, "capture_output": True, "text": True}
+    finished = subprocess.run([sys.executable, "-c", code], **options)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout == "tensorflow channels_last float32\n"
+    assert list((tmp_path / "empty").iterdir()) == []
