@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import re
-import shutil
 
 import keras
 import numpy as np
@@ -82,16 +81,16 @@ def test_networks_take_labels_and_samples_have_a_digit_per_column(run, tmp_path,
     assert names["sevens"].shape == (10, 28, 28, 1)
 
 
-def test_it_resumes_and_is_evaluated(variant, run, tmp_path, monkeypatch):
+def test_it_resumes_and_is_evaluated(variant, small_sets, no_pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "SAMPLES", 100)
     monkeypatch.setattr(classifier, "EPOCHS", 1)
-    folder, metrics, _ = run
-    shutil.copytree(folder, tmp_path / "whole" / folder.name)
-    train(variant, tmp_path, "--epochs", 3, "--resume")
-    train(variant, tmp_path / "again", "--epochs", 3)
-    assert read(folder) == read(tmp_path / "again" / folder.name)
-    assert same_weights(folder, tmp_path / "again" / folder.name)
-    [numbers] = evaluate.main([str(tmp_path / "whole" / folder.name), "--nll-samples", "5"])
+    with step_by_step():
+        train(variant, tmp_path / "parts", "--epochs", 1)
+        metrics = train(variant, tmp_path / "parts", "--resume")
+        train(variant, tmp_path / "whole")
+        parts, whole = (tmp_path / name / "conditional_toy-digits_z4" for name in ("parts", "whole"))
+        assert read(parts) == read(whole) and same_weights(parts, whole)
+        [numbers] = evaluate.main([str(parts), "--nll-samples", "5"])
     assert numbers["loss"] == pytest.approx(metrics["test_loss"], rel=1e-5)
     assert numbers["loss"] > numbers["nll"]
 
