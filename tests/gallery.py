@@ -7,7 +7,6 @@ Pictures of the toy sets show originals beside model output, those of real data 
 """
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -18,8 +17,9 @@ sys.path.insert(0, str(ROOT))
 
 from PIL import Image, ImageDraw  # noqa: E402
 
-from vae import keras, np, pictures  # noqa: E402
-from vae.data.registry import load_dataset  # noqa: E402
+from vae import np, pictures  # noqa: E402
+from vae.finished_run import load_run  # noqa: E402
+from vae.pixels import rows_of, to_pixels  # noqa: E402
 
 GALLERY = ROOT / "results" / "gallery"
 COPIES = {  # picture of the gallery: picture of a run
@@ -33,33 +33,18 @@ SMILE = 2.0  # of the difference between the mean codes of smiling and other fac
 UNLIKE = ("Smiling", "Mouth_Slightly_Open", "Mustache", "Wearing_Hat")  # what faces that get a smile do not have
 
 
-class Run:
-    """The networks and the data set of a finished run."""
-
-    def __init__(self, folder):
-        config = json.loads((folder / "config.json").read_text())
-        self.data = load_dataset(config["dataset"], config["data_dir"], config["image_size"], config["limit"])
-        self.encoder, self.decoder = (
-            keras.models.load_model(folder / f"{name}.keras") for name in ("encoder", "decoder")
-        )
-        self.bernoulli, self.z = config["likelihood"] == "bernoulli", config["z"]
-
-    def means(self, images):
-        """Posterior means (N, z) of uint8 images (N, H, W, C)."""
-        return self.encoder.predict(images / np.float32(255), verbose=0)[:, : self.z]
-
-    def decode(self, codes):
-        """Images (N, H, W, C) in [0, 1] of codes (N, z)."""
-        pixels = self.decoder.predict(codes, verbose=0)
-        return 1 / (1 + np.exp(-pixels)) if self.bernoulli else np.clip(pixels, 0, 1)
+def posterior_means(run, images):
+    """Posterior means (N, z) of uint8 images (N, H, W, C)."""
+    batches = [images[rows] for rows in rows_of(len(images))]
+    return np.concatenate([run.vae.posterior(to_pixels(batch))[0].numpy() for batch in batches])
 
 
 def draw_digits(folders, path, count=13):
     """Toy test digits above their reconstructions from codes of several lengths."""
-    runs = [Run(folder) for folder in folders]
+    runs = [load_run(folder) for folder in folders]
     images = runs[0].data.test[:count]
-    rows = [images / 255, *(run.decode(run.means(images)) for run in runs)]
-    labels = ("original", *(f"z = {run.z}" for run in runs))
+    rows = [to_pixels(images), *(run.decode(posterior_means(run, images)) for run in runs)]
+    labels = ("original", *(f"z = {run.config.z}" for run in runs))
     caption = "toy digits of the test set, and what is left of them in codes of 2, 10 and 20 numbers"
     pictures.save_grid(path, np.concatenate(rows), count, caption, labels)
 
@@ -68,7 +53,7 @@ def draw_strip(digits, faces, path):
     """Three panels side by side: a plane of digits, faces above their reconstructions, faces that get a smile."""
     plane = tile(digits.decode(pictures.manifold_codes(10)), 10)
     people = faces.data.test[np.linspace(0, len(faces.data.test) - 1, 2 * FACES).astype(int)]
-    pairs = tile(pictures.interleave(people / 255, faces.decode(faces.means(people)), FACES), FACES)
+    pairs = tile(pictures.interleave(to_pixels(people), faces.decode(posterior_means(faces, people)), FACES), FACES)
     smiles = tile(smiling_pairs(faces), 2).resize((264, 264), Image.Resampling.BICUBIC)
     panels = [(plane, "a plane of digits"), (pairs, "toy faces above reconstructions"), (smiles, "a smile added")]
     gap, top = 20, 24
@@ -90,10 +75,10 @@ def tile(images, columns):
 def smiling_pairs(run):
     """Decoded faces of the test set that do not smile, each beside itself with a smile."""
     present = run.data.train_labels[:, run.data.label_names.index("Smiling")] == 1
-    means = run.means(run.data.train)
+    means = posterior_means(run, run.data.train)
     direction = SMILE * (means[present].mean(axis=0) - means[~present].mean(axis=0))
     unlike = [run.data.label_names.index(name) for name in UNLIKE]
-    serious = run.means(run.data.test[run.data.test_labels[:, unlike].sum(axis=1) == 0][:SMILES])
+    serious = posterior_means(run, run.data.test[run.data.test_labels[:, unlike].sum(axis=1) == 0][:SMILES])
     return np.stack([run.decode(serious), run.decode(serious + direction)], axis=1).reshape(-1, *run.data.image_shape)
 
 
@@ -110,7 +95,7 @@ def main(argv=None):
         shutil.copy(runs / source, GALLERY / name)
     lengths = [runs / name for name in ("toy-digits-seed0", "toy-digits-z10", "toy-digits-z20")]
     draw_digits(lengths, GALLERY / "digits_2_10_20.png")
-    draw_strip(Run(runs / "mnist-z2-seed0"), Run(runs / "toy-faces-seed0"), GALLERY / "strip.png")
+    draw_strip(load_run(runs / "mnist-z2-seed0"), load_run(runs / "toy-faces-seed0"), GALLERY / "strip.png")
 
 
 if __name__ == "__main__":

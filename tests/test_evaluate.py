@@ -670,9 +670,7 @@ def test_images_smaller_than_the_window_of_ssim(quick, tmp_path, monkeypatch):
 
 
 def test_other_images_are_refused(small_sets, finished_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        toy, "TOY_SETS", {"toy-digits": (*toy.TOY_SETS["toy-digits"][:1], 200, 40, "0123456789")}
-    )
+    monkeypatch.setattr(toy, "TOY_SETS", {"toy-digits": (*toy.TOY_SETS["toy-digits"][:1], 200, 40, "0123456789")})
     monkeypatch.setenv("VAE_DATA", str(tmp_path))
     with pytest.raises(UserError, match="other images"):
         evaluate.main([str(finished_run)])

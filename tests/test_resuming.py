@@ -363,6 +363,20 @@ def test_runs_that_resume_leaves_alone_are_named(quick, tmp_path, capsys):
         train("fc", tmp_path, *flags, "--epochs", 3, "--resume")
 
 
+def test_a_run_that_cannot_be_read_is_left_alone(quick, tmp_path, capsys):
+    flags = ("--name", "run", "--limit", 100)
+    train("fc", tmp_path, *flags)
+    train("fc", tmp_path, *flags)
+    table = tmp_path / "run-2" / "metrics.csv"
+    table.chmod(0)
+    capsys.readouterr()
+    with modes_heeded():
+        train("fc", tmp_path, *flags, "--epochs", 3, "--resume")
+    assert f"{tmp_path / 'run-2'} is left alone: {table}: cannot be read (Permission denied)" in capsys.readouterr().out
+    table.chmod(0o644)
+    assert [len(read(tmp_path / name)) for name in ("run", "run-2")] == [3, 2]
+
+
 def test_a_folder_that_is_no_run_is_not_resumed(quick, tmp_path):
     """Nor one whose config.json is lost: with what settings its epochs were trained nobody knows."""
     (tmp_path / "run").mkdir()

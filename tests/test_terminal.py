@@ -90,7 +90,7 @@ def test_an_interrupt_below_another_error_is_one(capsys):
 
 
 @pytest.mark.parametrize("lines", [["a name \udcff"], ["x" * 9999] * 99])
-def test_nobody_reads_the_output(lines, monkeypatch, capsys):
+def test_the_output_is_closed_before_the_end(lines, monkeypatch, capsys):
     """As in `python vae_fc.py | head`. The first line cannot be shown as it is, either."""
     reader, writer = os.pipe()
     os.close(reader)
@@ -104,7 +104,7 @@ def test_nobody_reads_the_output(lines, monkeypatch, capsys):
         os.dup2(stdout, writer)  # or what the stream still holds could not be written when it is closed
         os.close(stdout)
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and "error: nobody reads the output any more; run it again" in error
+    assert stop.value.code == 2 and "error: the output was closed before the end; run it again" in error
     assert len(error.strip().splitlines()) == 1
 
 

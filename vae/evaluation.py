@@ -19,8 +19,8 @@ from vae.terminal import NonFiniteError, note, progress, progress_bar
 
 NLL_SAMPLES = 5_000  # importance samples per image
 NLL_SAMPLES_OF_CONVOLUTIONS = 500  # the same for convolutional decoders, which are about ten times slower
-NLL_IMAGES = {"bernoulli": math.inf, "gaussian": 1_000}  # at most so many test images for nll
-NLL_STEPS = 10  # samples between two moves of the progress bar
+NLL_IMAGES = {"bernoulli": math.inf, "gaussian": 1_000}  # at most this many test images for nll
+NLL_STEPS = 10  # samples between two updates of the progress bar
 
 COLUMNS = {  # heading: (where evaluation.json has the number, its format)
     "loss": ("loss", ",.2f"),
@@ -80,7 +80,7 @@ def evaluate_run(run, seed, nll_samples, nll_images):
     data, config = run.data, run.config
     note(f"\n{run.folder}: {data.name}, {len(data.test):,} test images, z = {config.z}")
     call = build_evaluate_call(run.vae, seed, config.xla)
-    recon, kl, error, *codes = evaluate_images(call, data.test, run.labels("test"), config.binarize, seed)
+    recon, kl, mse, *codes = evaluate_images(call, data.test, run.labels("test"), config.binarize, seed)
     means, loss = codes[0], recon + kl
     unit_kl = np.mean(elbo.kl_to_standard_normal(*codes).numpy(), axis=0, dtype=np.float64)  # (z,)
     check_finite(run, "loss", loss, np.arange(len(loss)))
@@ -98,7 +98,7 @@ def evaluate_run(run, seed, nll_samples, nll_images):
         "kl_per_unit": sorted(unit_kl.tolist(), reverse=True),
         "active_units": measures.active_units(means),
     }
-    numbers |= pixel_numbers(run, error, means, ppca, seed)
+    numbers |= pixel_numbers(run, mse, means, ppca, seed)
     remark_on_loss(run, numbers["loss"], seed)
     numbers |= likelihood_numbers(run, codes, loss, seed, nll_samples, nll_images)
     numbers |= density_numbers(run, ppca, seed)
@@ -141,10 +141,10 @@ def remark_on_loss(run, loss, seed):
         )
 
 
-def pixel_numbers(run, error, means, ppca, seed):
+def pixel_numbers(run, mse, means, ppca, seed):
     """How close reconstructions are to the test images: PSNR and SSIM, and the PSNR of PCA.
 
-    error: mean squared errors of the reconstructions, (N,); means: of q(z|x), (N, z).
+    mse: mean squared errors of the reconstructions, (N,); means: of q(z|x), (N, z).
     """
     similarity, linear, labels = [], [], run.labels("test")
     window = min(11, *run.data.image_shape[:2])  # pixels; 11 is the default of tf.image.ssim
@@ -156,8 +156,8 @@ def pixel_numbers(run, error, means, ppca, seed):
         flat = x.reshape(len(x), -1)
         linear.append(np.square(measures.pca_reconstruction(ppca, flat) - flat).mean(axis=1))
     return {
-        "psnr": mean_of(psnr(error)),
-        "psnr_of_mean_mse": float(psnr(mean_of(error))),
+        "psnr": mean_of(psnr(mse)),
+        "psnr_of_mean_mse": float(psnr(mean_of(mse))),
         "ssim": mean_of(np.concatenate(similarity)),
         "pca_psnr_of_mean_mse": float(psnr(mean_of(np.concatenate(linear)))),
     }
@@ -177,13 +177,13 @@ def likelihood_numbers(run, codes, loss, seed, samples=None, most_images=None):
     images, labels, batches = evenly_spaced(len(data.test), count), run.labels("test"), pixels.rows_of(count)
     label = f"likelihood of {count:,} images, {samples:,} importance samples each"
     parts = []
-    with progress_bar(len(batches) * -(-samples // NLL_STEPS), label) as tick:
+    with progress_bar(len(batches) * -(-samples // NLL_STEPS), label) as advance:
         for batch, rows in enumerate(batches):
             chosen = images[rows]
             x = tf.constant(pixels.chosen_pixels(data.test, config.binarize, seed, chosen))
             own = [tf.constant(part[chosen]) for part in (labels, *codes)]
             first = batch * samples  # number of its first noise
-            nll = likelihood.importance_weighted_nll(call, x, own[0], own[1:], samples, first, NLL_STEPS, tick)
+            nll = likelihood.importance_weighted_nll(call, x, own[0], own[1:], samples, first, NLL_STEPS, advance)
             parts.append(nll)
     nll = np.concatenate(parts)
     check_finite(run, "likelihood", nll, images)

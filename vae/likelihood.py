@@ -14,6 +14,7 @@ from vae import elbo, pixels
 
 GREY_LEVELS = 255  # steps between black and white of an 8-bit pixel
 
+
 def build_importance_call(vae, seed, xla):
     """The compiled importance-weighted bound: adds `steps` samples per image to a running sum of weights.
 
@@ -42,20 +43,20 @@ def build_importance_call(vae, seed, xla):
     return importance_call
 
 
-def importance_weighted_nll(importance_call, x, labels, codes, samples, first, steps, tick=lambda: None):
+def importance_weighted_nll(importance_call, x, labels, codes, samples, first, steps, advance=lambda: None):
     """-log of the mean of `samples` importance weights per image, nats, (B,).
 
     Its expectation is an upper bound of -log p(x), tighter with more samples (Burda et al. 2016, equation 8). With one
     sample, it is minus the ELBO with a sampled KL.
 
     x: (B, H, W, C); labels: (B, L); codes: mean and log-std of q(z|x), each (B, z). first: number of the first noise.
-    tick(): called after every `steps` samples.
+    advance(): called after every `steps` samples.
     """
     largest, scaled_sum = tf.fill([len(x)], tf.float32.min), tf.zeros(len(x))
     for done in range(0, samples, steps):
         count, begin = tf.constant(min(steps, samples - done)), tf.constant(first + done, tf.int64)
         largest, scaled_sum = importance_call(x, labels, *codes, largest, scaled_sum, begin, count)
-        tick()
+        advance()
     return math.log(samples) - np.log(scaled_sum.numpy().astype(np.float64)) - largest.numpy()
 
 

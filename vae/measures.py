@@ -15,6 +15,7 @@ from vae.terminal import progress
 ACTIVE_VARIANCE = 0.01  # a unit is active if Var over x of E[z|x] is above this (Burda et al. 2016, section 5.2)
 DISTANCES = 4_000_000  # of a distance matrix held at once
 
+
 def mean_of(values):
     """The mean, computed in float64, as a float."""
     return float(np.mean(values, dtype=np.float64))

@@ -211,6 +211,7 @@ def legible(text):
 
 
 def save_figure(figure, path, title):
+    """Save a figure with a title as PNG."""
     title = textwrap.fill(legible(title), int(TITLE_LETTERS * figure.get_figwidth()))
     figure.suptitle(title, parse_math=False)  # a name with two dollar signs is not a formula
     replace_with(path, lambda partial: figure.savefig(partial, dpi=110))
@@ -263,9 +264,9 @@ def sample_labels(labels, count):
 
 
 def picture_rows(data, count):
-    """`count` evenly spaced test images. Where the set knows who wears glasses, half of the images are such people.
+    """Choose `count` evenly spaced test images. If labels say who wears glasses, half of them show people who do.
 
-    A VAE drops rare attributes first, so the picture has to show them.
+    A rare attribute is easily lost, so the picture has to show it.
     """
     evenly = np.linspace(0, len(data.test) - 1, min(count, len(data.test))).astype(int)
     if "Eyeglasses" not in data.attributes:

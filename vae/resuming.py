@@ -29,14 +29,19 @@ def run_to_resume(folders, config):
     folders: all runs of a name, newest first. The choice is the newest with these settings that is unfinished, if
     possible one that has trained an epoch; else the newest with these settings that gets more epochs; else the newest.
     """
-    errors = {folder: resume_error(folder, config) for folder in folders}
-    tests = (
+    errors = {}
+    for folder in folders:
+        try:
+            errors[folder] = resume_error(folder, config)
+        except OSError as error:
+            errors[folder] = f"{error.filename or folder}: cannot be read ({reason(error)}); {NEW_RUN}"
+    preferences = (
         lambda folder: is_unfinished(folder) and has_trained_checkpoint(folder),
         is_unfinished,
         lambda folder: len(read_rows(folder / "metrics.csv")) < config["epochs"],
     )
     good = [folder for folder in folders if not errors[folder]]
-    chosen = next((folder for test in tests for folder in good if test(folder)), folders[0])
+    chosen = next((folder for is_preferred in preferences for folder in good if is_preferred(folder)), folders[0])
     if errors[chosen]:
         raise UserError(errors[chosen])
     for folder in folders[: folders.index(chosen)]:
@@ -55,15 +60,16 @@ def is_unfinished(folder):
 
 
 def resume_error(folder, config):
-    """Why a run cannot be continued under `config`: other settings or images, or more epochs. None if it can."""
+    """Why a run cannot be continued under `config`: other settings or images, or more epochs. None if it can.
+
+    OSError if its files cannot be read.
+    """
     path = folder / "config.json"
     try:
         old = dict(json.loads(path.read_text()))
     except FileNotFoundError:
         interrupted = all(path.name.startswith("partial-") for path in folder.iterdir())  # before config.json
         return None if interrupted else f"{folder}: has no config.json, so it cannot be resumed; {NEW_RUN}"
-    except OSError as error:
-        return f"{path}: cannot be read ({reason(error)}); {NEW_RUN}"
     except (ValueError, TypeError, RecursionError) as error:
         return f"{path}: not JSON ({reason(error)}); {NEW_RUN}"
     for key in sorted(set(config) - FREE_TO_CHANGE):
@@ -87,7 +93,7 @@ def note_other_software(folder, config):
     if any(software.get("versions") != config["versions"] for software in history):
         note(f"{folder} was trained with other versions of its packages: the rest may differ in the last digits")
     if any(software.get("program_sha256") != config["program_sha256"] for software in history):
-        note(f"{folder} was trained before this program was edited: the rest may differ from what it would have been")
+        note(f"{folder} was trained before this program was edited: the rest may differ from an uninterrupted run")
 
 
 def software_history(folder, done):

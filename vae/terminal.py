@@ -101,7 +101,7 @@ def explain(error):
         return "not enough memory; a run with a smaller --batch-size, --z, --image-size or --limit needs less"
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains once more when it exits
-        return "nobody reads the output any more; run it again, a training with --resume"
+        return "the output was closed before the end; run it again, a training with --resume"
     if isinstance(error, OSError):
         hint = "check the path and its permissions, or name another (--data-dir, --out)"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
