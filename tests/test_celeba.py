@@ -366,11 +366,13 @@ def test_two_faces_of_one_name_in_an_archive(tmp_path):
 
 
 def test_members_that_are_not_faces_are_left_out(tmp_path, capsys):
-    """Whatever their paths, nothing is unpacked."""
+    """Too large to be one, not a photograph, or macOS' own; and whatever their paths, nothing is unpacked."""
     (tmp_path / "data").mkdir()
     path = write_images(tmp_path / "data" / "celeba", dict(list(FACES.items())[:9]), "")
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(NAMES[9], bytes(10_000_000))
         archive.writestr(NAMES[9] + "/notes.txt", b"junk")
+        archive.writestr("__MACOSX/" + NAMES[9], FACES[NAMES[9]])
         archive.writestr("../../outside/" + NAMES[10], FACES[NAMES[10]])
         archive.writestr("/" + NAMES[11], FACES[NAMES[11]])
     (path.parent / "list_eval_partition.txt").write_text(partition_text())
@@ -448,6 +450,16 @@ def test_damaged_tables(celeba, damage):
     path = celeba / f"list_{name}.csv"
     path.write_text(change(path.read_text()))
     refusal(lambda: load_celeba(celeba), f"{path}: ", words, "replace or remove")
+
+
+def test_a_partition_table_without_titles(celeba):
+    kaggle(celeba)
+    expected = load_celeba(celeba)
+    path = celeba / "list_eval_partition.csv"
+    path.write_text(path.read_text().partition("\n")[2])
+    data = load_celeba(celeba)
+    np.testing.assert_array_equal(data.train, expected.train)
+    np.testing.assert_array_equal(data.test, expected.test)
 
 
 def test_a_face_twice_in_the_published_lists(celeba):

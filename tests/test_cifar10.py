@@ -203,6 +203,17 @@ def test_a_member_of_negative_size(batches, tmp_path, pax):
     refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: ", f"delete {path}, and the next run downloads")
 
 
+def test_a_sparse_member_is_not_a_batch(batches, tmp_path):
+    """Of a thousand images, all of them holes, which would be black."""
+    path, size = tmp_path / "cifar10" / ARCHIVE, str(1000 * (1 + reader.PIXELS))
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as tar:
+        for name in BATCHES:
+            member = tarfile.TarInfo(name)
+            member.pax_headers = {"GNU.sparse.map": f"{size},0", "GNU.sparse.size": size}
+            tar.addfile(member)
+    refusal(lambda: load_dataset("cifar10", tmp_path), f"{path}: ", "is not in it")
+
+
 def test_the_unpacked_folder_is_preferred_to_the_archive(batches, tmp_path, capsys):
     write_files(tmp_path / "cifar10" / UNPACKED, batches)
     (tmp_path / "cifar10" / ARCHIVE).write_bytes(b"damaged")
@@ -343,6 +354,15 @@ HOSTILE = {  # what a batch is instead: (content, words of the message)
     "NumPy's own functions": (b"cnumpy\nload\n" + short(b"made") + b"\x85R.", "asks for numpy.load"),
     "a name inside a known module": (b"cnumpy\nndarray.__class__\n.", "asks for numpy.ndarray.__class__"),
     "another batch": (python2_batch(*BATCH["test_batch"], TITLES[0]), "it calls itself training batch 1 of 5"),
+    "a text that is many bytes": (
+        b"\x80\x02(c_codecs\nencode\nq\x00X\xe8\x03\x00\x00"
+        + 1000 * b"a"
+        + b"q\x01X\x06\x00\x00\x00latin1q\x02"
+        + 9 * b"h\x00h\x01h\x02\x86R"
+        + b"l.",
+        "the same text again and again",
+    ),
+    "a great many empty lists": (b"\x80\x02(" + b"]" * 2000 + b"l.", "more operations than images need"),
     "labels that are bytes": (
         pickle.dumps({"labels": b"1", "data": np.zeros((1, 3072), np.uint8)}, 2),
         "it lacks an integer label for",

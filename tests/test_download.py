@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import keras
 import pytest
+from conftest import refusal
 
 from vae.data import download
 from vae.data.download import Published
@@ -255,6 +256,17 @@ def test_errors_of_the_disk_are_not_blamed_on_the_network(publish, target, monke
     with pytest.raises(OSError) as caught:
         download.download(target, "toy-digits")
     assert caught.value.errno == code and not target.exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH])
+def test_a_route_that_is_lost_is_the_networks_fault(publish, target, monkeypatch, code):
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
+
+    publish("good", "good")
+    monkeypatch.setattr(keras.utils.Progbar, "update", fail)
+    refusal(lambda: download.download(target, "toy-digits"), "could not be downloaded", os.strerror(code), "toy-digits")
+    assert not target.exists()
 
 
 def test_ctrl_c_leaves_nothing(publish, target, monkeypatch):

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -25,6 +26,22 @@ def load_one(tmp_path, image, name="a.png", size=32, **options):
     assert data.train.shape == data.test.shape == (1, size, size, 3) and data.train.dtype == np.uint8
     np.testing.assert_array_equal(data.train, data.test)
     return data.train[0].astype(int)
+
+
+def test_after_an_error_the_rest_is_not_decoded(tmp_path, monkeypatch):
+    """Nor after Ctrl-C: a large photograph takes seconds."""
+    monkeypatch.setattr(decoder.os, "cpu_count", lambda: 2)
+    decoded = []
+
+    def decode(number):
+        decoded.append(number)
+        if number == 1:
+            raise UserError("damaged")
+        time.sleep(0.02)
+
+    with pytest.raises(UserError, match="damaged"):
+        decoder.write_images(tmp_path / "images.npy", range(1000), decode, "decoding", 900)
+    assert len(decoded) < 100, "not the whole block"
 
 
 # Colours ------------------------------------------------------------------------------------------------------

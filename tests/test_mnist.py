@@ -295,6 +295,9 @@ NPZ_DAMAGE = {  # the file's bytes from those of a good one
     "a header that is a program": lambda good: archive({"x_train.npy": npy("__import__('os').mkdir('made')\n")}),
     "a header without an end": lambda good: archive({"x_train.npy": npy("{'descr': '|u1', 'shape': (1, 28, 28\n")}),
     "a header of brackets": lambda good: archive({"x_train.npy": npy("[" * 9000)}),
+    "more than the array": lambda good: archive(
+        {"x_train.npy": npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 28, 28)}\n", bytes(785))}
+    ),
 }
 
 

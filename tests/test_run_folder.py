@@ -83,13 +83,14 @@ def test_the_program_is_all_of_its_files(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not shutil.which("git"), reason="needs git")
 def test_the_commit_kept_is_that_of_the_program(tmp_path, monkeypatch):
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # a git hook that runs the tests sets these
-        monkeypatch.delenv(name, raising=False)  # or the commits below would go into its repository
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    clean["GIT_CONFIG_GLOBAL"] = os.devnull
+    for name in ("GIT_DIR", "GIT_INDEX_FILE"):  # as git sets them for its hooks, which may run a training
+        monkeypatch.setenv(name, str(tmp_path / "elsewhere"))
 
     def git(*arguments):
         options = "-c user.name=a -c user.email=a -c commit.gpgsign=false".split()
-        subprocess.run(["git", "-C", tmp_path, *options, *arguments], check=True, capture_output=True)
+        subprocess.run(["git", "-C", tmp_path, *options, *arguments], check=True, capture_output=True, env=clean)
 
     program = tmp_path / "vaes" / "utils.py"
     program.parent.mkdir()

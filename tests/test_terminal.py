@@ -54,6 +54,7 @@ def test_closed_streams_are_opened_into_nothing(tmp_path):
 ENDS = [  # what a command raises, its exit code, and what it says
     (MemoryError(), 2, "error: not enough memory; a run with a smaller --batch-size"),
     (OSError(28, "No space left on device"), 2, "No space left on device; free some disk space"),
+    (OSError(27, "File too large"), 2, "File too large; no file may grow so large here (see ulimit -f)"),
     (OSError(30, "Read-only file system", "data/cache"), 2, "data/cache: Read-only file system; check"),
     (terminal.UserError("a name like\nthis"), 2, r"error: a name like\nthis"),
     (terminal.NonFiniteError("the KL term became nan"), 3, "error: the KL term became nan"),
@@ -114,11 +115,12 @@ def test_import_has_no_effect_and_heeds_no_configuration_of_keras(tmp_path):
         (tmp_path / name).mkdir()
     asked = {"backend": "torch", "image_data_format": "channels_first", "floatx": "float16"}
     (tmp_path / "keras" / "keras.json").write_text(json.dumps(asked))
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import vae_fc, vae_conv, keras.config as c; "
-    code += "print(c.backend(), c.image_data_format(), c.floatx())"
-    environment = os.environ | {"KERAS_HOME": str(tmp_path / "keras"), "KERAS_BACKEND": "jax"}
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import os, vae_fc, vae_conv, keras.config as c; "
+    code += "print(c.backend(), c.image_data_format(), c.floatx(), os.environ.get('KERAS_MAX_EPOCHS'))"
+    asked = {"KERAS_HOME": str(tmp_path / "keras"), "KERAS_BACKEND": "jax", "KERAS_MAX_EPOCHS": "1"}
+    environment = os.environ | asked
     options = {"cwd": tmp_path / "empty", "env": environment, "capture_output": True, "text": True}
     finished = subprocess.run([sys.executable, "-c", code], **options)
     assert (finished.returncode, finished.stderr) == (0, "")
-    assert finished.stdout == "tensorflow channels_last float32\n"
+    assert finished.stdout == "tensorflow channels_last float32 None\n"
     assert list((tmp_path / "empty").iterdir()) == []

@@ -115,9 +115,12 @@ def program_sha256(script):
 def git_commit():
     """The program's commit, plus "-dirty" if files were changed. None if git does not track the program."""
 
+    hooks = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # a hook of another repository sets these
+    environment = {name: value for name, value in os.environ.items() if name not in hooks}
+
     def git(*arguments):
-        finished = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
-        return finished.stdout.strip()
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", "utils.py")  # the repository may be one around the program

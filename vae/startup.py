@@ -19,6 +19,8 @@ def loading_packages():
     open_closed_streams()
     is_terminal = sys.stdout.isatty()
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    for limit in ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"):  # they would cut the classifier's training short
+        os.environ.pop(limit, None)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default without AVX-512, where it is 1.7 times faster
     if is_terminal:

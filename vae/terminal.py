@@ -106,6 +106,8 @@ def explain(error):
         hint = "check the path and its permissions, or name another (--data-dir, --out)"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             hint = "free some disk space"
+        elif error.errno == errno.EFBIG:
+            hint = "no file may grow so large here (see ulimit -f)"
         return f"{error.filename or 'disk'}: {error.strerror or error}; {hint}"
     raise error
 

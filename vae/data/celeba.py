@@ -1,5 +1,6 @@
 """CelebA (Liu et al. 2015): aligned faces and their attributes, from an archive or unpacked, with or without lists."""
 
+import itertools
 import os
 import zipfile
 
@@ -14,6 +15,7 @@ from vae.terminal import UserError, note
 
 ALIGNED = (178, 218)  # width and height of the aligned images
 FACES = 202_599  # number of images
+MAX_FACE_BYTES = 10_000_000
 FACE = (15, 35, 163, 183)  # the central 148 x 148 pixels: left, top, right, bottom (Larsen et al. 2016)
 OUR_SPLIT = "instead, the test images are the tenth whose name has a CRC-32 divisible by 10"
 LIST_HELP = "replace or remove the file"
@@ -90,10 +92,16 @@ def list_archive(path):
     """Return {name: (size, checksum)} of the .jpg files in a zip archive, in order, and a function that opens one."""
     with readable(path, "delete it, and the next run downloads it"):
         archive = zipfile.ZipFile(path)
-        faces = (entry for entry in archive.infolist() if is_jpeg(entry.filename.rpartition("/")[2]))
+        faces = (entry for entry in archive.infolist() if is_face(entry))
         entries = by_file_name((entry.filename, entry) for entry in faces)
     states = {name: (entries[name].file_size, entries[name].CRC) for name in sorted(entries)}
     return states, lambda name: archive.open(entries[name])
+
+
+def is_face(entry):
+    """Whether a member of a zip archive is a photograph: what macOS adds and what is too large are not."""
+    named = is_jpeg(entry.filename.rpartition("/")[2]) and "__MACOSX" not in entry.filename
+    return named and entry.file_size < MAX_FACE_BYTES
 
 
 def is_jpeg(name):
@@ -155,11 +163,13 @@ def read_list(path, allowed, titles=None):
         lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
         rows = ([cell.strip() for cell in line.split("," if is_table else None)] or [""] for line in lines)
         head = 0
-        if is_table:
-            head, (name, *columns) = 1, next(rows, [""])
-            if name != CSV_NAME or not columns or columns != (titles or columns):
-                raise ValueError(f"its first row is not {CSV_NAME} and {' '.join(titles or ['names of attributes'])}")
-            titles = columns
+        if is_table and titles:  # a table may do without a row of titles that are known
+            head = int(lines[:1] == [",".join([CSV_NAME, *titles])])
+            rows = itertools.islice(rows, head, None)
+        elif is_table:
+            head, (name, *titles) = 1, next(rows, [""])
+            if name != CSV_NAME or not titles:
+                raise ValueError(f"its first row is not {CSV_NAME} and names of attributes")
         elif not titles:
             head, count = 2, max(0, len(lines) - 2)
             if next(rows, None) != [str(count)]:

@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import itertools
 import pickle
+import pickletools
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -89,12 +91,17 @@ def read_batches(source, way_out):
 def read_members(archive, names):
     """Return {name: content} of files in an archive, whatever their folders; nothing is unpacked onto the disk."""
     with tarfile.open(fileobj=io.BytesIO(read_bytes(archive)), mode="r|") as tar:
-        members = (member for member in tar if Path(member.name).name in names and member.isfile())
+        members = (member for member in tar if Path(member.name).name in names and is_plain_file(member))
         found = by_file_name((member.name, tar.extractfile(member).read()) for member in members)
     for name in names:
         if name not in found:
             raise ValueError(f"{name} is not in it")
     return found
+
+
+def is_plain_file(member):
+    """Whether a member of an archive is a file whose content is all there; the holes of a sparse one would be black."""
+    return member.isfile() and not member.issparse()
 
 
 def read_records(content):
@@ -110,7 +117,8 @@ def read_records(content):
 
 def read_pickle(content, name):
     """Return labels (N,) and planes (N, PIXELS) of a file of the Python version, a pickled dict, running no code."""
-    batch = BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
+    check_size(content)
+    batch = BatchUnpickler(content).load()
     batch = {as_text(key): value for key, value in batch.items()}
     title = as_text(batch.get("batch_label"))
     if title in BATCHES.values() and title != BATCHES[name]:
@@ -122,6 +130,13 @@ def read_pickle(content, name):
     if labels.shape != (len(planes),) or labels.dtype.kind != "i":
         raise ValueError(f"it lacks an integer label for each of {len(planes)} images")
     return labels, planes
+
+
+def check_size(content):
+    """Refuse a pickle that takes far more memory than its file: an empty list has 1 byte there and 56 in memory."""
+    limit = 1000 + len(content) // 100  # an image has 3,072 bytes and takes two or three operations
+    if next(itertools.islice(pickletools.genops(content), limit, None), None):
+        raise pickle.UnpicklingError("more operations than images need")
 
 
 def as_text(key):
@@ -144,7 +159,6 @@ STAND_INS = {  # (module, name) in CIFAR-10's files: what takes its place
     ("numpy._core.multiarray", "_reconstruct"): StandIn,
     ("numpy", "ndarray"): None,
     ("numpy", "dtype"): StandIn,
-    ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),  # of bytes, by Python 3 in old protocols
 }
 
 
@@ -154,8 +168,21 @@ class BatchUnpickler(pickle._Unpickler):
     The one in Python, since damage can make the one in C reserve memory for billions of objects.
     """
 
+    def __init__(self, content):
+        super().__init__(io.BytesIO(content), encoding="bytes")
+        self.unused_bytes = len(content)  # each text is encoded once, so all of them together are no longer than this
+
+    def encode(self, text, encoding):
+        """Return the bytes of a text: Python 3 writes bytes this way in old protocols."""
+        self.unused_bytes -= len(text)
+        if encoding not in ("latin1", b"latin1") or self.unused_bytes < 0:
+            raise pickle.UnpicklingError("bytes in an unknown encoding, or the same text again and again")
+        return text.encode("latin1")
+
     def find_class(self, module, name):
         """Return what a name stands for."""
+        if (module, name) == ("_codecs", "encode"):
+            return self.encode
         if (module, name) not in STAND_INS:
             raise pickle.UnpicklingError(f"it asks for {one_line(f'{module}.{name}')}, which CIFAR-10 does not use")
         return STAND_INS[module, name]

@@ -1,6 +1,7 @@
 """Published files: downloaded with keras.utils.get_file, verified, and put in place only when they are complete."""
 
 import contextlib
+import errno
 import os
 import socket
 import ssl
@@ -16,6 +17,7 @@ from vae.terminal import UserError, clear_line, name_file, note, one_line, reaso
 
 TIMEOUT_SECONDS = 30  # of silence, after which a server counts as stalled
 NETWORK_ERRORS = URLError, ConnectionError, TimeoutError, ssl.SSLError  # among OSErrors, which disks raise as well
+LOST_ROUTES = errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH  # in OSErrors of no kind of their own
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def fetch(url, published, path):
                 complete = get_file(path.name, url, cache_dir=folder, cache_subdir="", **expected)
         except Exception as error:
             cause = error.__context__ if type(error) is Exception else error  # get_file wraps URLErrors
-            if isinstance(cause, OSError) and not isinstance(cause, NETWORK_ERRORS):  # a full disk, for example
+            network = isinstance(cause, NETWORK_ERRORS) or getattr(cause, "errno", None) in LOST_ROUTES
+            if isinstance(cause, OSError) and not network:  # a full disk, for example
                 name_file(cause, path)
                 raise
             return reason(cause)

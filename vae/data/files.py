@@ -16,11 +16,16 @@ def first_of(paths):
     return next((path for path in paths if path.exists()), None)
 
 
+def is_endless(path):
+    """Whether reading a path might never end, because it is a pipe or a device."""
+    return path.is_fifo() or path.is_char_device()
+
+
 @contextlib.contextmanager
 def readable(path, way_out):
     """Turn errors in this block, which reads a file, into UserErrors: damaged files make libraries raise anything."""
     try:
-        if path.is_fifo() or path.is_char_device():
+        if is_endless(path):
             raise ValueError("a pipe or a device, which has no end")
         yield
     except UserError:

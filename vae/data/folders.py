@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from vae.data.files import plain_name, readable
+from vae.data.files import is_endless, plain_name, readable
 from vae.data.images import as_rgb, cache_name, effective_limit, open_images, read_image
 from vae.terminal import UserError, note, one_line, reason
 
@@ -195,6 +195,9 @@ def images_in(folder):
     runs = {path.parent for path in entries if path.name == "config.json" and (path.parent / "metrics.csv").exists()}
     drawn = runs | {run.parent / "summary.png" for run in runs}
     images = [path for path in entries if is_image(path) and (not drawn or drawn.isdisjoint([path, *path.parents]))]
+    for path in filter(is_endless, images):
+        note(one_line(f"{path}: left out, since it is a pipe or a device, which has no end"))
+    images = [path for path in images if not is_endless(path)]
     unread = Counter(suffix for path in entries if (suffix := path.suffix.lower()) in UNREAD)
     if unread:
         kinds = " and ".join(f"{count:,} {suffix}" for suffix, count in sorted(unread.items()))

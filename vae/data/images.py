@@ -81,7 +81,7 @@ def write_images(path, files, decode, title, train_count):
     sha256, digests = hashlib.sha256(), []
     starts = range(0, len(files), BLOCK)
     threads = ThreadPoolExecutor(os.cpu_count())
-    with warnings_by_file() as found, silent_stderr(), path.open("wb") as file, threads:
+    with warnings_by_file() as found, silent_stderr(), path.open("wb") as file, stopping(threads):
         for start in progress(starts, len(starts), title):
             pixels = np.stack(list(threads.map(decode, files[start : start + BLOCK])))
             if start == 0:
@@ -96,6 +96,15 @@ def write_images(path, files, decode, title, train_count):
         note(f"... and similar warnings about {len(found) - MAX_WARNINGS:,} more files")
     training = set(digests[:train_count])
     return sha256.hexdigest(), sum(digest in training for digest in digests[train_count:])
+
+
+@contextlib.contextmanager
+def stopping(threads):
+    """At the end, or at an error or Ctrl-C, wait only for the images that are being decoded."""
+    try:
+        yield
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 reading = threading.local()  # .name: the file that a thread is decoding

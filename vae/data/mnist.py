@@ -141,4 +141,8 @@ def read_npz(path, name):
         if entry.file_size > max_unpacked(path):
             raise ValueError(f"{name} has {entry.file_size:,} bytes")
         content = archive.read(entry)  # all of it, which verifies its checksum
-    return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    stream = io.BytesIO(content)
+    array = np.lib.format.read_array(stream, allow_pickle=False)
+    if stream.read(1):
+        raise ValueError(f"more bytes in it than the array {name} needs")
+    return array
