@@ -339,7 +339,7 @@ def finish(run, means, mse):
     }
     run_folder.write_json(folder / "metrics.json", metrics)
     note(
-        f"done in {metrics['total_seconds']:.0f} s: test loss {metrics['test_loss']:.2f} nats per image, "
+        f"trained in {metrics['total_seconds']:.0f} s: test loss {metrics['test_loss']:.2f} nats per image, "
         f"PSNR {metrics['test_psnr']:.2f} dB. Look at the pictures:"
     )
     for name, content in pictures.RUN_PICTURES.items():

@@ -5,7 +5,7 @@
     python vae_conv.py --dataset celeba --z 128 --epochs 60 --resume
 
 Every run leaves its pictures, numbers and networks in a folder of its own, results/conv_<dataset>_z<z>/.
-results/README.md lists the losses to expect.
+results/README.md explains them.
 """
 
 import math

@@ -5,7 +5,7 @@
     python vae_fc.py --dataset cifar10 --epochs 12
 
 Every run leaves its pictures, numbers and networks in a folder of its own, results/fc_<dataset>_z<z>/.
-results/README.md lists the losses to expect.
+results/README.md explains them.
 """
 
 import math

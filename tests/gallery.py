@@ -23,10 +23,10 @@ from vae.pixels import rows_of, to_pixels  # noqa: E402
 
 GALLERY = ROOT / "results" / "gallery"
 COPIES = {  # picture of the gallery: picture of a run
-    "toy_digits_manifold.png": "toy-digits-seed0/manifold.png",
-    "toy_faces_reconstructions.png": "toy-faces-seed0/reconstructions.png",
-    "mnist_latent.png": "mnist-z2-seed0/latent.png",
-    "mnist_samples.png": "mnist-z10-seed0/samples.png",
+    "toy_digits_manifold.png": "toy-digits-seed0/fc_toy-digits_z2/manifold.png",
+    "toy_faces_reconstructions.png": "toy-faces-seed0/conv_toy-faces_z64/reconstructions.png",
+    "mnist_latent.png": "mnist-z2-seed0/fc_mnist_z2/latent.png",
+    "mnist_samples.png": "mnist-z10-seed0/fc_mnist_z10/samples.png",
 }
 FACES, SMILES = 4, 2  # columns of faces in the strip, and faces that get a smile
 SMILE = 2.0  # of the difference between the mean codes of smiling and other faces
@@ -51,7 +51,7 @@ def draw_digits(folders, path, count=13):
 
 def draw_strip(digits, faces, path):
     """Three panels side by side: a plane of digits, faces above their reconstructions, faces that get a smile."""
-    plane = tile(digits.decode(pictures.manifold_codes(10)), 10)
+    plane = tile(digits.decode(pictures.manifold_codes(9)), 9)
     people = faces.data.test[np.linspace(0, len(faces.data.test) - 1, 2 * FACES).astype(int)]
     pairs = tile(pictures.interleave(to_pixels(people), faces.decode(posterior_means(faces, people)), FACES), FACES)
     smiles = tile(smiling_pairs(faces), 2).resize((264, 264), Image.Resampling.BICUBIC)
@@ -62,7 +62,7 @@ def draw_strip(digits, faces, path):
     draw, left = ImageDraw.Draw(strip), 0
     for panel, title in panels:
         draw.text((left + 2, 2), title, (pictures.INK,) * 3, pictures.font_of((title,), 15))
-        strip.paste(panel, (left, top + (height - top - panel.height) // 2))
+        strip.paste(panel, (left, top))
         left += panel.width + gap
     strip.save(path, optimize=True)
 
@@ -88,14 +88,15 @@ def main(argv=None):
     parser.add_argument("runs", type=Path, help="the folder that was given to tests/reference.py --out")
     runs = parser.parse_args(argv).runs
     for z in (10, 20):
-        if not (runs / f"toy-digits-z{z}").exists():
-            flags = ["--z", str(z), "--out", str(runs), "--name", f"toy-digits-z{z}"]
+        if not (runs / f"fc_toy-digits_z{z}").exists():
+            flags = ["--z", str(z), "--out", str(runs)]
             subprocess.run([sys.executable, str(ROOT / "vae_fc.py"), *flags], check=True)
     for name, source in COPIES.items():
         shutil.copy(runs / source, GALLERY / name)
-    lengths = [runs / name for name in ("toy-digits-seed0", "toy-digits-z10", "toy-digits-z20")]
+    lengths = [runs / name for name in ("toy-digits-seed0/fc_toy-digits_z2", "fc_toy-digits_z10", "fc_toy-digits_z20")]
     draw_digits(lengths, GALLERY / "digits_2_10_20.png")
-    draw_strip(load_run(runs / "mnist-z2-seed0"), load_run(runs / "toy-faces-seed0"), GALLERY / "strip.png")
+    digits, faces = ((runs / COPIES[f"{name}.png"]).parent for name in ("mnist_latent", "toy_faces_reconstructions"))
+    draw_strip(load_run(digits), load_run(faces), GALLERY / "strip.png")
 
 
 if __name__ == "__main__":

@@ -114,11 +114,11 @@ def measure(row, seed, out, data_dir, data_note):
     """Train and evaluate a row in the folder `out`; returns its row of results/reference.csv."""
     data = ["--data-dir", data_dir] if data_dir else []
     command = row.command + (f" --seed {seed}" if seed else "")
-    name = f"{row.name}-seed{seed}"
+    place = out / f"{row.name}-seed{seed}"
     began = time.perf_counter()
-    printed = run(*shlex.split(command)[1:], "--out", out, "--name", name, *data)
+    printed = run(*shlex.split(command)[1:], "--out", place, *data)
     seconds = time.perf_counter() - began
-    folder = max(out.glob(f"{name}*"), key=lambda path: path.stat().st_mtime)  # a second run gets a number
+    folder = max(place.iterdir(), key=lambda path: path.stat().st_mtime)  # earlier runs may be there
     run("evaluate.py", folder, *shlex.split(row.evaluate), *data)
     metrics, evaluation, config = (
         json.loads((folder / f"{part}.json").read_text()) for part in ("metrics", "evaluation", "config")

@@ -333,7 +333,8 @@ def test_a_row_is_measured(tmp_path, monkeypatch):
     reference.main(["quick", "--seed", "3", "--data-dir", str(tmp_path), "--out", str(tmp_path)])
     (found,) = reference.read_reference()
     metrics, evaluation = (
-        json.loads((tmp_path / "quick-seed3" / f"{part}.json").read_text()) for part in ("metrics", "evaluation")
+        json.loads((tmp_path / "quick-seed3" / "fc_toy-digits_z2" / f"{part}.json").read_text())
+        for part in ("metrics", "evaluation")
     )
     assert found["command"] == f"{row.command} --seed 3" and found["device"] == "CPU" and float(found["seconds"]) > 1
     assert float(found["test_loss"]) == metrics["test_loss"] and float(found["nll"]) == evaluation["nll"]
@@ -341,7 +342,7 @@ def test_a_row_is_measured(tmp_path, monkeypatch):
     assert f"-->{evaluation['nll']:.2f} from 10<!--" in page.read_text()
     for name in {*evaluation, *evaluation["novelty"], "classifier_accuracy", *found} - {*reference.COLUMNS}:
         assert f"`{name}`" in PAGES["results/README.md"], name
-    for path in (tmp_path / "quick-seed3").iterdir():
+    for path in (tmp_path / "quick-seed3" / "fc_toy-digits_z2").iterdir():
         assert path.name in PAGES["results/README.md"]
 
 

@@ -248,11 +248,13 @@ def draw_run(folder, vae, data, means, rows, binarize, seed):
     save_grid(folder / "samples.png", samples, 10, f"{title}: decoded from N(0, I)")
     save_losses(folder / "losses.png", rows, title)
     if data.test_labels is not None:
-        save_latent(folder / "latent.png", means, data.test_labels, data.label_names, f"{title}: test set")
+        save_latent(
+            folder / "latent.png", means, data.test_labels, data.label_names, f"{title}: codes of the test images"
+        )
     if z == 2:
         images = vae.pixel_means(manifold_codes(20), np.repeat(labels[:1], 400, axis=0)).numpy()
         of = f", label {', '.join(map(str, np.flatnonzero(labels[0])))}" if vae.takes_labels else ""
-        caption = f"{title}: decoder over the Gaussian quantile grid, z1 to the right, z2 upwards{of}"
+        caption = f"{title}: decoder over the plane, in steps of equal probability; z1 to the right, z2 upwards{of}"
         steps = [f"{step:+.2f}" for step in gaussian_quantiles(20)]
         save_grid(folder / "manifold.png", images, 20, caption, steps[::-1], steps)
 
