@@ -7,8 +7,10 @@ import numpy as np
 
 from vae import pictures
 from vae.features import sample_codes
+from vae.measures import evenly_spaced
 from vae.pictures import picture_rows
 from vae.pixels import chosen_pixels, to_pixels
+from vae.terminal import one_line
 
 SHOWN_ATTRIBUTES = ("Smiling", "Eyeglasses")  # added and taken away in attributes.png
 ATTRIBUTE_STEP = 1.5  # times the difference between the mean codes with and without an attribute
@@ -23,16 +25,24 @@ PICTURES = {
 
 
 def draw_traversals(run, means, unit_kl, rows=10, steps=11):
-    """Move one unit at a time of one test image's code from -3 to 3, for the units with the largest KL.  (z,)."""
+    """Move one unit at a time of one test image's code from the 1st to the 99th percentile of all codes.
+
+    unit_kl: (z,). Shows the units where it is largest.
+    """
     shown = np.argsort(unit_kl)[::-1][:rows]
-    values = np.linspace(-3, 3, steps)
+    values = np.linspace(*np.percentile(means[:, shown], (1, 99), axis=0), steps, axis=1)  # (rows, steps)
     codes = np.tile(means[0], (len(shown), steps, 1))
-    for row, unit in enumerate(shown):
-        codes[row, :, unit] = values
+    codes[np.arange(len(shown)), :, shown] = values
     grid = run.decode(codes, run.labels("test")[0])
-    labels = [f"unit {unit}, KL {unit_kl[unit]:.2f}" for unit in shown]
-    caption = f"{run.folder.name}: one test image's code, one unit at a time from -3 to 3; largest KL first"
-    save(run, "traversals.png", grid, caption, labels, [f"{v:+.1f}" for v in values])
+    labels = [
+        f"unit {unit}, KL {unit_kl[unit]:.2f}\n{row[0]:+.1f} to {row[-1]:+.1f}"
+        for unit, row in zip(shown, values, strict=True)
+    ]
+    caption = (
+        f"{run.folder.name}: one test image's code, one unit at a time from the 1st to the 99th percentile of the test "
+        "images' codes; largest KL first"
+    )
+    save(run, "traversals.png", grid, caption, labels)
 
 
 def draw_interpolation(run, means, pairs=8, steps=9):
@@ -50,36 +60,40 @@ def draw_interpolation(run, means, pairs=8, steps=9):
 
 
 def draw_attributes(run, means, train_means, train_rows, count=10):
-    """Add attributes to faces and take them away, along the difference of the mean codes with and without them.
+    """Add attributes to faces that lack them, and take them away from others, by the difference of the mean codes.
 
     train_means: posterior means of the training images in train_rows, (M, z).
     """
-    names = [name for name in SHOWN_ATTRIBUTES if name in run.data.attributes]
-    if not names:
-        return
-    chosen = picture_rows(run.data, count)
-    codes, labels = means[chosen], run.labels("test")[chosen]
-    columns, heads = [to_pixels(run.data.test[chosen]), run.decode(codes, labels)], ["original", "decoded"]
-    for name in names:
-        present = run.data.train_labels[train_rows, run.data.attributes.index(name)].astype(bool)
+    grid, heads = [], []
+    for name in [name for name in SHOWN_ATTRIBUTES if name in run.data.attributes]:
+        at = run.data.attributes.index(name)
+        present = run.data.train_labels[train_rows, at].astype(bool)
         if present.all() or not present.any():
             continue
         direction = ATTRIBUTE_STEP * (train_means[present].mean(axis=0) - train_means[~present].mean(axis=0))
-        columns += [run.decode(codes + sign * direction, labels) for sign in (-1, 1)]
-        heads += [f"- {name.lower()}", f"+ {name.lower()}"]
-    caption = f"{run.folder.name}: attributes taken away and added, by {ATTRIBUTE_STEP} differences of mean codes"
-    save(run, "attributes.png", np.stack(columns, axis=1), caption, (), heads)
+        for value, sign in ((0, "+"), (1, "-")):
+            people = np.flatnonzero(run.data.test_labels[:, at] == value)
+            people = people[evenly_spaced(len(people), count)] if len(people) else people
+            codes, labels = means[people], run.labels("test")[people]
+            for row in (codes, codes + direction if sign == "+" else codes - direction):
+                grid += [*run.decode(row, labels), *np.ones((count - len(people), *run.data.image_shape))]
+            heads += ["decoded", f"{sign} {name.lower()}"]
+    if heads:
+        caption = f"{run.folder.name}: attributes added and taken away, by {ATTRIBUTE_STEP} differences of mean codes"
+        pictures.save_grid(run.folder / "attributes.png", np.stack(grid), count, caption, heads)
 
 
 def draw_pairs(run, means, loss, count=10):
-    """Show the test images with the smallest and the largest loss (N,) above their reconstructions."""
-    order = np.argsort(loss, kind="stable")
-    grid = []
-    for chosen in (order[:count], order[::-1][:count]):
-        grid += [to_pixels(run.data.test[chosen]), run.decode(means[chosen], run.labels("test")[chosen])]
-    labels = ("smallest loss", "reconstruction", "largest loss", "reconstruction")
-    caption = f"{run.folder.name}: loss of {loss[order[0]]:,.0f} to {loss[order[-1]]:,.0f} nats an image, test set"
-    save(run, "pairs.png", np.stack(grid), caption, labels)
+    """Show the test images with the smallest and the largest loss (N,) beside their reconstructions, by their names."""
+    order, pages = np.argsort(loss, kind="stable"), []
+    for chosen, extreme in ((order[:count], "smallest"), (order[::-1][:count], "largest")):
+        pair = to_pixels(run.data.test[chosen]), run.decode(means[chosen], run.labels("test")[chosen])
+        images = np.stack(pair, axis=1).reshape(-1, *run.data.image_shape)
+        names = [pictures.shortened(one_line(run.data.name_of("test", row))) for row in chosen]
+        labels = [f"{name}\n{loss[row]:,.1f} nats" for name, row in zip(names, chosen, strict=True)]
+        caption = f"{run.folder.name}: test images of the {extreme} loss, and their reconstructions"
+        pages.append(pictures.grid_page(images, 2, caption, labels))
+    pictures.save_pages(run.folder / "pairs.png", [pages])
 
 
 def draw_neighbours(run, samples, neighbours, count=20, columns=10):
@@ -118,6 +132,6 @@ def draw_summary(path, runs, names, seed, count=10):
             rows += [run.vae.pixel_means(means, labels), gap, run.decode(samples)]
         caption = f"{data.name}: left, test images and what each run makes of them; right, samples of each"
         labels = ["test images", *peers]
-        pages.append(pictures.grid_page(np.concatenate(rows), 2 * len(chosen) + 1, caption, labels))
+        pages.append([pictures.grid_page(np.concatenate(rows), 2 * len(chosen) + 1, caption, labels)])
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures.save_pages(path, pages)

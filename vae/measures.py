@@ -2,7 +2,8 @@
 
 Distances and statistics are float64. Sources: Burda et al. 2016 (active units, arXiv:1509.00519), Dowson & Landau 1982
 and Heusel et al. 2017 (Frechet distance of Gaussians, arXiv:1706.08500), Meehan et al. 2020 (test of data copying,
-arXiv:2004.05675), Ghosh et al. 2020 (mixture fitted to codes, arXiv:1903.12436).
+arXiv:2004.05675), Ghosh et al. 2020 (mixture fitted to codes, arXiv:1903.12436), Fisher 1936 (discriminants, Annals of
+Eugenics 7).
 """
 
 import math
@@ -42,6 +43,35 @@ def pca_reconstruction(ppca, x):
     components = ppca.decode / np.where(lengths > 0, lengths, 1)  # (z, D), orthonormal rows
     centred = x - ppca.decode_bias
     return np.clip(ppca.decode_bias + centred @ components.T @ components, 0, 1)
+
+
+def discriminant_axes(means, labels=None):
+    """Orthonormal axes (z, 2) of the plane in which classes lie furthest apart; posterior means (N, z), labels (N,).
+
+    The first axes are Fisher's discriminants, along which the variance between classes is largest for that within them
+    (Bishop 2006, section 4.1.6); two classes have one. Principal axes of what remains of the codes follow. Without
+    labels, both are principal axes. With z = 1, the second axis is 0. The last class lies on the positive side of the
+    first one.
+
+    Each unit counts one more code, spread in its class as all codes are. Otherwise units that hardly vary, or as many
+    units as codes, would seem to separate anything.
+    """
+    centred = np.asarray(means, np.float64) - np.mean(means, axis=0, dtype=np.float64)
+    labels = np.zeros(len(means)) if labels is None else labels
+    _, own, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    class_means = np.stack([centred[own == number].mean(axis=0) for number in range(len(counts))])
+    within = centred - class_means[own]
+    spread = np.square(centred).sum() / len(centred) or 1
+    factor = np.linalg.cholesky(within.T @ within + spread * np.eye(centred.shape[1]))
+    whitened = np.linalg.solve(factor, class_means.T * np.sqrt(counts))  # (z, classes); the spread within is 1
+    directions, _, _ = np.linalg.svd(whitened, full_matrices=False)
+    axes, _ = np.linalg.qr(np.linalg.solve(factor.T, directions[:, : min(2, len(counts) - 1)]))
+    rest = centred - centred @ axes @ axes.T
+    _, principal = np.linalg.eigh(rest.T @ rest)  # by ascending variance
+    both, _ = np.linalg.qr(np.hstack([axes, principal[:, ::-1]])[:, :2])
+    signs = both[np.abs(both).argmax(axis=0), np.arange(both.shape[1])]  # an axis itself has none
+    signs[: axes.shape[1]] = (class_means[-1] - class_means[0]) @ both[:, : axes.shape[1]]
+    return np.pad(both * np.where(signs < 0, -1, 1), ((0, 0), (0, 2 - both.shape[1])))
 
 
 @dataclass(frozen=True)

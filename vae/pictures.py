@@ -1,5 +1,6 @@
 """The pictures of a run: grids of images, drawn pixel for pixel, and curves and maps of the latent space."""
 
+import functools
 import textwrap
 from pathlib import Path
 from statistics import NormalDist
@@ -7,9 +8,12 @@ from statistics import NormalDist
 import numpy as np
 import tensorflow as tf
 from matplotlib import colormaps, font_manager, get_data_path, style
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw, ImageFont
 
+from vae.measures import discriminant_axes
 from vae.pixels import SAMPLE, chosen_pixels, random_key
 from vae.run_folder import replace_with
 
@@ -18,8 +22,16 @@ LEAST_CELL = 56  # pixels: smaller images are enlarged by a whole factor, withou
 PAPER, INK = 255, 60  # grey levels of background and text
 DOTS_AREA = 30_000  # square points of all dots of a map together: more would hide each other
 MOST_IN_LEGEND = 75  # classes: more names would leave no room for the map
-LONGEST_NAME = 40  # characters of a class in the legend
-TITLE_LETTERS = 6  # that fit in an inch of a figure's title, even if all are as wide as W
+LONGEST_NAME = 40  # characters of a class or file; the middle of longer ones is left out
+THUMBNAIL, THUMBNAIL_DISTANCE = 1 / 12, 1.35  # side of an image in a map, of the map's; between images, of their sides
+ATTRIBUTE_COLOURS = ("#b9c4d0", "#d1495b")  # without, with
+AXES = {  # of a map of more than two units, by the number of classes
+    1: ("first principal axis of E[z|x]", "second principal axis"),
+    2: ("discriminant axis of E[z|x]", "first principal axis of the rest"),
+    3: ("first discriminant axis of E[z|x]", "second discriminant axis"),
+}
+LEAST_WIDTH = 240  # pixels of a page: room for its caption
+DPI = 110  # pixels in an inch of curves and maps
 FACE_ATTRIBUTES = ("Smiling", "Eyeglasses", "Male", "Blond_Hair")  # in the latent map of faces
 
 
@@ -44,54 +56,79 @@ def image_grid(images, columns, padding=PADDING):
 
 def save_grid(path, images, columns, caption, row_labels=(), column_labels=()):
     """Save a page of images (N, H, W, C) as PNG; see grid_page."""
-    save_pages(path, [grid_page(images, columns, caption, row_labels, column_labels)])
+    save_pages(path, [[grid_page(images, columns, caption, row_labels, column_labels)]])
 
 
-def save_pages(path, pages):
-    """Save pages below each other as one PNG."""
-    sheet = Image.new("RGB", (max(page.width for page in pages), sum(page.height for page in pages)), (PAPER,) * 3)
-    top = 0
-    for page in pages:
-        sheet.paste(page, (0, top))
-        top += page.height
+def save_pages(path, rows):
+    """Save pages as one PNG.  rows: from the top, lists of pages that stand side by side."""
+    size = max(sum(page.width for page in row) for row in rows), sum(max(page.height for page in row) for row in rows)
+    sheet, top = Image.new("RGB", size, (PAPER,) * 3), 0
+    for row in rows:
+        left = 0
+        for page in row:
+            sheet.paste(page, (left, top))
+            left += page.width
+        top += max(page.height for page in row)
     replace_with(path, sheet.save)
 
 
 def grid_page(images, columns, caption, row_labels=(), column_labels=()):
     """Draw a grid of images with a caption, labels left of its rows and labels above its columns; a PIL image.
 
-    images: as image_grid takes them. row_labels repeat from the top.
+    images: as image_grid takes them. row_labels repeat from the top; they may have several lines.
     """
     scale = max(1, -(-LEAST_CELL // images.shape[1]))
     grid = Image.fromarray(image_grid(images, columns).squeeze()).convert("RGB")
     grid = grid.resize((grid.width * scale, grid.height * scale), Image.Resampling.NEAREST)
-    caption = legible(caption)
     row_labels, column_labels = list(map(legible, row_labels)), list(map(legible, column_labels))
-    font = font_of((caption, *row_labels), 15)
-    top, left = 48 if column_labels else 30, 14 + max((int(font.getlength(label)) for label in row_labels), default=-10)
-    width = max(left + grid.width, left + int(font.getlength(caption)) + 16)
+    label_lines = [line for label in row_labels for line in label.split("\n")]
+    left = 14 + max((int(font_of(12).getlength(line)) for line in label_lines), default=-10)
+    width = max(left + grid.width, LEAST_WIDTH)
+    caption = wrapped(caption, font_of(13), width - 16)
+    top = 30 + 18 * caption.count("\n") + (18 if column_labels else 0)
     page = Image.new("RGB", (width, top + grid.height + 4), (PAPER,) * 3)
     page.paste(grid, (left, top))
     draw = ImageDraw.Draw(page)
-    draw.text((left + PADDING * scale, 7), caption, (INK,) * 3, font)
+    draw.text((8, 7), caption, (INK,) * 3, font_of(13))
     down, across = ((side + PADDING) * scale for side in images.shape[1:3])
     for row in range(-(-len(images) // columns) if row_labels else 0):
         label = row_labels[row % len(row_labels)]
-        draw.text((left - 6, top + row * down + down // 2), label, (INK,) * 3, font, anchor="rm")
-    for size in (12, 11, 10, 9):  # the largest with which all fit above their columns, else the smallest
-        small = font_of(column_labels, size)
-        if all(small.getlength(label) <= across - 4 for label in column_labels):
+        draw.text((left - 6, top + row * down + down // 2), label, (INK,) * 3, font_of(12), anchor="rm", align="right")
+    for size in (11, 10, 9, 8):  # the largest with which all fit above their columns, else the smallest
+        if all(font_of(size).getlength(label) <= across - 2 for label in column_labels):
             break
     for column, label in enumerate(column_labels):
-        draw.text((left + column * across + across // 2, top - 5), label, (INK,) * 3, small, anchor="ms")
+        draw.text((left + column * across + across // 2, top - 5), label, (INK,) * 3, font_of(size), anchor="ms")
     return page
 
 
-def font_of(texts, size):
-    """Pillow's own font, or Matplotlib's where texts have letters that Pillow's lacks."""
-    if all(text.isascii() for text in texts):
-        return ImageFont.load_default(size)
+@functools.cache
+def font_of(size):
+    """The font of all pictures, Matplotlib's, in so many pixels."""
     return ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
+def legible(text):
+    """Escape the characters that the font lacks."""
+    if text.isascii():
+        return text
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    return "".join(c if font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in text)
+
+
+def wrapped(text, font, width):
+    """A legible text in lines of at most `width` pixels."""
+    text = legible(text)
+    for letters in range(len(text), 0, -1):
+        lines = textwrap.wrap(text, letters)
+        if all(font.getlength(line) <= width for line in lines):
+            break
+    return "\n".join(lines)
+
+
+def shortened(text, most=LONGEST_NAME):
+    """A text of at most so many characters, without the middle of a longer one."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[most // 2 + 1 - most :]}"
 
 
 def interleave(above, below, columns):
@@ -114,35 +151,22 @@ def manifold_codes(side):
     return np.stack([z1.ravel(), z2.ravel()], axis=-1)
 
 
-def principal_axes(means):
-    """Project posterior means (N, z) on their first two principal axes: (N, 2). With one axis, the second is 0."""
-    centred = means - means.mean(axis=0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    plane = centred @ axes[:2].T
-    return np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
-
-
 # Curves and maps ----------------------------------------------------------------------------------------------
 
 
 @style.context("default")  # whatever the user's matplotlibrc says: LaTeX would stumble over names
 def save_losses(path, rows, title):
-    """Plot training and test curves of the loss, its reconstruction and its KL term.  rows: dicts of metrics.csv.
-
-    The axes fit what follows the first tenth of the epochs. Their fall would flatten everything else.
-    """
+    """Plot training and test curves of the loss, its reconstruction and its KL term.  rows: dicts of metrics.csv."""
     weights = {"train": "train, weights as they move", "test": "test, averaged weights"}
     figure = Figure((12, 3.9), layout="constrained")
     axes = figure.subplots(1, 3)
     epochs = [row["epoch"] for row in rows]
     marker = "." if len(rows) < 40 else None
     for ax, term, name in zip(axes, ("loss", "recon", "kl"), ("loss", "reconstruction", "KL"), strict=True):
-        for split, line in (("train", "--"), ("test", "-")):
-            ax.plot(epochs, [row[f"{split}_{term}"] for row in rows], line, label=weights[split], marker=marker)
-        late = [row[f"{split}_{term}"] for row in rows[-(-len(rows) // 10) :] or rows for split in weights]
-        margin = 0.1 * (max(late) - min(late)) or 1
-        ax.set_ylim(min(late) - margin, max(late) + margin)
-        ax.set(title=name, xlabel="epoch (the first tenth may lie outside)", ylabel="nats per image")
+        curves = np.array([[row[f"{split}_{term}"] for split in weights] for row in rows])  # (epochs, 2)
+        for curve, line, label in zip(curves.T, ("--", "-"), weights.values(), strict=True):
+            ax.plot(epochs, curve, line, label=label, marker=marker)
+        ax.set(title=name, xlabel="epoch", ylabel="nats per image", ylim=limits_of(curves))
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.ticklabel_format(useOffset=False)
         ax.grid(alpha=0.3)
@@ -150,71 +174,125 @@ def save_losses(path, rows, title):
     save_figure(figure, path, title)
 
 
+def limits_of(curves):
+    """Limits of an axis for curves (epochs, curves): the first epochs may fall into it from outside.
+
+    They lie inside as long as the last three quarters of the epochs fill at least a third of the axis.
+    """
+    room = 3 * np.ptp(curves[len(curves) // 4 :])
+    shown = next(part for part in (curves[start:] for start in range(len(curves))) if np.ptp(part) <= room)
+    margin = 0.05 * np.ptp(shown) or 1
+    return shown.min() - margin, shown.max() + margin
+
+
 @style.context("default")
-def save_latent(path, means, labels, label_names, title):
-    """Map the test set's posterior means (N, z) by class or attribute, in the plane or on two principal axes."""
-    plane, names = means, ("z1", "z2")
-    if means.shape[1] != 2:
-        plane, names = principal_axes(means), ("first principal axis of E[z|x]", "second principal axis")
-    size = float(np.clip(DOTS_AREA / len(plane), 4, 24))
-    if labels.ndim == 1:
-        figure = Figure((7.5, 6.5), layout="constrained")
-        axes = [figure.subplots()]
-        scatter_classes(axes[0], plane, labels, label_names, size)
+def save_latent(path, means, labels, label_names, title, images):
+    """Map the test images' posterior means (N, z) by class or by attribute, with some of the images at their places.
+
+    labels: classes (N,), attributes (N, A), or None. images: (N, H, W, C), as image_grid takes them.
+    """
+    if labels is None or labels.ndim == 1:
+        figure = Figure((8, 7.2), layout="constrained")
+        ax, classes = figure.subplots(), np.zeros(len(means), int) if labels is None else labels
+        colours = class_colours(1 if labels is None else len(label_names))
+        draw_map(ax, means, classes, colours, images)
+        if labels is not None and len(label_names) <= MOST_IN_LEGEND:
+            add_legend(ax, colours, label_names)
     else:
         shown = [name for name in FACE_ATTRIBUTES if name in label_names] or label_names[:4]
-        figure = Figure((4.4 * len(shown), 4.4), layout="constrained")
-        axes = figure.subplots(1, len(shown), squeeze=False)[0]
-        for ax, name in zip(axes, shown, strict=True):
-            scatter_attribute(ax, plane, labels[:, label_names.index(name)], name, size)
-    for ax in axes:
-        ax.set(xlabel=names[0], ylabel=names[1])
-        ax.set_aspect("equal", adjustable="datalim")
+        columns, rows = min(2, len(shown)), -(-len(shown) // 2)
+        figure = Figure((6.2 * columns, 6 * rows), layout="constrained")
+        for number, name in enumerate(shown, 1):
+            ax = figure.add_subplot(rows, columns, number)
+            draw_map(ax, means, labels[:, label_names.index(name)], ATTRIBUTE_COLOURS, images)
+            ax.set_title(legible(name.replace("_", " ")), parse_math=False)
+        handles = [ax.scatter([], [], color=colour, s=80) for colour in ATTRIBUTE_COLOURS]
+        figure.legend(handles, ("without", "with"), loc="outside lower center", ncols=2, frameon=False)
     save_figure(figure, path, title)
 
 
-def scatter_classes(ax, plane, labels, label_names, size):
-    """Draw the dots (N, 2) of each class in its own colour, with a legend unless there are too many classes."""
-    colours = colormaps["tab10" if len(label_names) <= 10 else "turbo"](np.linspace(0, 1, max(2, len(label_names))))
-    dots = {"s": size, "linewidths": 0, "alpha": 0.7}
-    order = np.random.default_rng(0).permutation(len(plane))  # in order, the last class would cover the others
-    ax.scatter(*plane[order].T, color=colours[labels[order]], **dots)
-    if len(label_names) > MOST_IN_LEGEND:
-        return
-    for colour, name in zip(colours, label_names, strict=False):  # of a single class there are two colours
-        label = legible(f" {name}" if name.startswith("_") else name)  # Matplotlib skips labels that begin with _
-        if len(label) > LONGEST_NAME:
-            label = label[: LONGEST_NAME - 1] + "…"
-        ax.scatter([], [], color=colour, label=label, **dots)
-    columns = -(-len(label_names) // 25)
-    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
-    legend = ax.legend(markerscale=3, frameon=False, ncols=columns, **place)
-    figure = ax.figure  # wider by what the legend needs more than one of digits
-    width = legend.get_window_extent().width / figure.dpi
-    figure.set_figwidth(figure.get_figwidth() + max(0, width - 1))
+def draw_map(ax, means, classes, colours, images):
+    """Draw posterior means (N, z) as dots in the colours of their classes (N,), with some of the images (N, H, W, C).
+
+    Codes of more than two units are seen from where the classes lie furthest apart. To find that plane, every second
+    code is used, and only the others are drawn: among many units, any labels would seem apart where they were fitted.
+    """
+    count, z = means.shape
+    rows = np.arange(count)
+    if z == 2:
+        plane, names = means, ("z1", "z2")
+    elif z == 1:  # noise spreads the dots
+        plane = np.column_stack([means, np.random.default_rng(0).standard_normal(count)])
+        names = ("z1", "random, so that dots do not hide each other")
+    else:
+        found = len(np.unique(classes[::2]))
+        if found > 1 and count > 1:
+            rows = rows[1::2]
+        plane = means[rows] @ discriminant_axes(means[::2], classes[::2])
+        names = AXES[min(found, 3)]
+    order = np.random.default_rng(0).permutation(len(rows))  # in order, the last class would cover the others
+    area = float(np.clip(DOTS_AREA / max(1, len(rows)), 4, 24))
+    colours = to_rgba_array(colours)
+    ax.scatter(*plane[order].T, area, colours[classes[rows[order]]], linewidths=0, alpha=0.7)
+    side = THUMBNAIL * (np.ptp(plane, axis=0).max() or 1)
+    shown = apart(plane, classes[rows], THUMBNAIL_DISTANCE * side)
+    thumbnails = on_paper(image_grid(images[rows[shown]], 1, padding=0)).reshape(len(shown), *images.shape[1:])
+    for image, row in zip(thumbnails, shown, strict=True):
+        add_thumbnail(ax, image, plane[row], side, colours[classes[rows[row]]])
+    ax.set(xlabel=names[0], ylabel=names[1])
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.use_sticky_edges = False  # of the images: the margin has to be around them, too
+    ax.autoscale()
 
 
-def scatter_attribute(ax, plane, present, name, size):
-    """Draw the dots (N, 2) of images with an attribute over those of images without it.  present: 0 or 1, (N,)."""
-    for value, colour, word in ((0, "#b9c4d0", "without"), (1, "#d1495b", "with")):
-        ax.scatter(*plane[present == value].T, s=size, color=colour, label=word, linewidths=0, alpha=0.8)
-    ax.set_title(legible(name.replace("_", " ")), parse_math=False)
-    ax.legend(markerscale=2, loc="upper right")
+def apart(plane, classes, distance):
+    """Choose points (N, 2) that are so far from each other in x or y: the middle one of each class, then others."""
+    middles = []
+    for number in np.unique(classes):
+        own = np.flatnonzero(classes == number)
+        middles.append(own[np.argmin(np.square(plane[own] - plane[own].mean(axis=0)).sum(axis=1))])
+    chosen, free = [], np.ones(len(plane), bool)
+    for row in (*middles, *range(len(plane))):
+        if free[row]:
+            chosen.append(row)
+            free &= np.abs(plane - plane[row]).max(axis=1) > distance
+    return chosen
 
 
-def legible(text):
-    """Escape the characters that Matplotlib's own font lacks."""
-    if text.isascii():
-        return text
-    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
-    return "".join(c if font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in text)
+def on_paper(images):
+    """White drawings on black as ink on paper; other uint8 images as they are."""
+    return 255 - images if images.shape[-1] == 1 and np.median(images) < 64 else images
+
+
+def add_thumbnail(ax, image, place, side, colour):
+    """Draw a uint8 image (H, W, C) in a frame around a place (2,) of a map, `side` high."""
+    width = side * image.shape[1] / image.shape[0]
+    left, bottom = place[0] - width / 2, place[1] - side / 2
+    ax.imshow(image, "gray", vmin=0, vmax=255, extent=(left, left + width, bottom, bottom + side), zorder=2)
+    ax.add_patch(Rectangle((left, bottom), width, side, fill=False, edgecolor=colour, linewidth=1.2, zorder=3))
+
+
+def class_colours(count):
+    """A colour (4,) for each class."""
+    return colormaps["tab10"](np.arange(count)) if count <= 10 else colormaps["turbo"](np.linspace(0, 1, count))
+
+
+def add_legend(ax, colours, names):
+    """Name the colours of classes right of a map, which keeps its size."""
+    for colour, name in zip(colours, names, strict=True):
+        label = shortened(legible(f" {name}" if name.startswith("_") else name))  # Matplotlib skips labels with _ first
+        ax.scatter([], [], color=colour, label=label, s=80)
+    columns = -(-len(names) // 25)
+    legend = ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, ncols=columns)
+    width = legend.get_window_extent().width / ax.figure.dpi
+    ax.figure.set_figwidth(ax.figure.get_figwidth() + max(0, width - 1))  # more than the names of digits need
 
 
 def save_figure(figure, path, title):
     """Save a figure with a title as PNG."""
-    title = textwrap.fill(legible(title), int(TITLE_LETTERS * figure.get_figwidth()))
-    figure.suptitle(title, parse_math=False)  # a name with two dollar signs is not a formula
-    replace_with(path, lambda partial: figure.savefig(partial, dpi=110))
+    title = wrapped(title, font_of(round(12 / 72 * DPI)), 0.95 * figure.get_figwidth() * DPI)
+    figure.suptitle(title, fontsize=12, parse_math=False)  # a name with two dollar signs is not a formula
+    replace_with(path, lambda partial: figure.savefig(partial, dpi=DPI))
 
 
 # The pictures of a training run ---------------------------------------------------------------------------------
@@ -247,10 +325,8 @@ def draw_run(folder, vae, data, means, rows, binarize, seed):
     samples = vae.pixel_means(noise, sample_labels(labels, 100)).numpy()
     save_grid(folder / "samples.png", samples, 10, f"{title}: decoded from N(0, I)")
     save_losses(folder / "losses.png", rows, title)
-    if data.test_labels is not None:
-        save_latent(
-            folder / "latent.png", means, data.test_labels, data.label_names, f"{title}: codes of the test images"
-        )
+    heading = f"{title}: codes of the test images"
+    save_latent(folder / "latent.png", means, data.test_labels, data.label_names, heading, data.test)
     if z == 2:
         images = vae.pixel_means(manifold_codes(20), np.repeat(labels[:1], 400, axis=0)).numpy()
         of = f", label {', '.join(map(str, np.flatnonzero(labels[0])))}" if vae.takes_labels else ""

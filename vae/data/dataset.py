@@ -10,7 +10,10 @@ from vae.terminal import UserError
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images uint8 (N, H, W, C), possibly memory-mapped; labels: classes (N,), 0/1 attributes (N, A), or None."""
+    """Images uint8 (N, H, W, C), possibly memory-mapped; labels: classes (N,), 0/1 attributes (N, A), or None.
+
+    names: the file of each image, relative to the folder of the set; () where images share a file.
+    """
 
     name: str
     train: np.ndarray
@@ -19,6 +22,8 @@ class Dataset:
     test_labels: np.ndarray | None
     label_names: tuple
     sha256: str = ""  # of the training pixels followed by the test pixels
+    train_names: tuple = ()
+    test_names: tuple = ()
 
     def __post_init__(self):
         """Raise UserError for other images, such as floats: they would be divided by 255 as well."""
@@ -51,9 +56,14 @@ class Dataset:
             return labels.astype(np.float32)
         return np.eye(len(self.label_names), dtype=np.float32)[labels]
 
+    def name_of(self, split, row):
+        """What to call an image of "train" or "test": its file, or its number, which counts from 1."""
+        names = getattr(self, f"{split}_names")
+        return names[row] if names else f"{split} image {row + 1}"
+
     def first(self, limit):
         """Return the data set with at most the first `limit` training and test images; all of them for None."""
-        parts = ("train", "test", "train_labels", "test_labels")
+        parts = [split + kind for split in ("train", "test") for kind in ("", "_labels", "_names")]
         return replace(self, **{part: getattr(self, part)[:limit] for part in parts})
 
     def with_checksum(self):

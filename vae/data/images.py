@@ -55,7 +55,8 @@ def open_images(name, cache, splits, decode, labels=None):
         note(f"{name}: {number} test images are also training images, to the pixel, which flatters the test loss")
     rows = np.load(folder / "labels.npy") if labels else None
     row_parts = (rows[:count], rows[count:]) if labels else (None, None)
-    return Dataset(name, images[:count], images[count:], *row_parts, tuple(about["label_names"]), about["sha256"])
+    about = tuple(about["label_names"]), about["sha256"]
+    return Dataset(name, images[:count], images[count:], *row_parts, *about, *map(tuple, splits))
 
 
 def cache_name(title, size, limit):
