@@ -20,6 +20,7 @@ from vae.data.dataset import Dataset
 from vae.data.registry import load_dataset
 from vae.distributed import on_devices
 from vae.elbo import Vae
+from vae.explorer.page import write_explorer
 from vae.measures import active_units, psnr
 from vae.settings import Settings, parse_settings
 from vae.terminal import is_interrupt, launch, note, progress

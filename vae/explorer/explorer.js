@@ -1,0 +1,390 @@
+// The page: a latent plane to move over, sliders, test images, a drawing pad. Each of them changes the code, and
+// `show` draws what the decoder makes of it. networks.js computes the networks.
+"use strict";
+
+const element = id => document.getElementById(id);
+const STRIP = 10; // images along a line
+const STEP = 0.02; // of the plane's width, for an arrow key
+const REACH = 3; // of an attribute's slider; -1 and 1 are the mean codes without and with it
+
+const run = JSON.parse(element("run").textContent);
+const [height, width, channels] = run.image_shape;
+
+// Numbers ------------------------------------------------------------------------------------------------------
+
+// Arrays lie behind each other in one compressed block; the rest of `run` says where: {type, start, length}
+async function unpack(base64) {
+  const bytes = Uint8Array.from(atob(base64), letter => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).arrayBuffer();
+}
+
+function fillIn(part, block) {
+  const types = {int8: Int8Array, uint8: Uint8Array, uint16: Uint16Array, float32: Float32Array};
+  for (const [key, value] of Object.entries(part)) {
+    if (!value || typeof value !== "object") continue;
+    if (value.type in types) part[key] = new types[value.type](block, value.start, value.length);
+    else fillIn(value, block);
+  }
+}
+
+// Pixel means in [0, 1] of one code
+function decodeOne(code) {
+  const pixels = compute(run.decoder, code);
+  return pixels.map(run.likelihood === "bernoulli" ? ACTIVATIONS.sigmoid : x => Math.min(Math.max(x, 0), 1));
+}
+
+// Apply a function to each of several inputs of `size` numbers, flat or nested; the results are flat
+function forEachOf(inputs, size, apply) {
+  const flat = Float32Array.from(Array.from(inputs, input => typeof input === "number" ? input : [...input]).flat());
+  const parts = [];
+  for (let start = 0; start < flat.length; start += size) parts.push(...apply(flat.subarray(start, start + size)));
+  return Float32Array.from(parts);
+}
+
+// Mean of q(z|x) of one image
+const meanOf = pixels => compute(run.encoder, pixels).slice(0, run.z);
+
+function gaussian() {
+  return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
+}
+
+// Where a code lies in the plane: [across, up]
+const project = code => [0, 1].map(k => code.reduce((sum, value, unit) => sum + value * run.axes[2 * unit + k], 0));
+
+// The code, moved to a place of the plane the way the codes of the test images move there
+function moved(code, [x, y]) {
+  const [atX, atY] = project(code);
+  return code.map((value, unit) => value + run.moves[2 * unit] * (x - atX) + run.moves[2 * unit + 1] * (y - atY));
+}
+
+// Images -------------------------------------------------------------------------------------------------------
+
+function paint(canvas, pixels) {
+  canvas.width = width;
+  canvas.height = height;
+  const image = new ImageData(width, height);
+  for (let i = 0; i < width * height; i++) {
+    for (let k = 0; k < 3; k++) image.data[4 * i + k] = Math.round(255 * pixels[i * channels + k % channels]);
+    image.data[4 * i + 3] = 255;
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}
+
+const state = {
+  code: new Float32Array(run.z), // the one that is kept
+  preview: null, // the one under the pointer
+  line: null, // [start, end] in the plane
+  colouring: 0,
+};
+let due = false; // whether a frame has been asked for
+
+// Keep a code, and show it beside the image that it came from
+function keep(code, original, origin) {
+  Object.assign(state, {code, preview: null});
+  element("started").hidden = !original;
+  if (original) {
+    paint(element("original"), original);
+    element("origin").textContent = origin;
+  }
+  refresh();
+}
+
+function refresh() {
+  if (!due) requestAnimationFrame(show);
+  due = true;
+}
+
+function show() {
+  due = false;
+  const code = state.preview || state.code;
+  paint(element("decoded"), decodeOne(code));
+  element("code").textContent = run.z > 2 ? "" : `: ${Array.from(code, value => value.toFixed(2)).join(", ")}`;
+  sliders.forEach(slider => slider.follow(code));
+  drawPlane();
+}
+
+// One image a frame, so that the page stays responsive while a large network decodes
+function showStrip(start, end) {
+  const codes = [start, end].map(place => moved(state.code, place));
+  const canvases = Array.from({length: STRIP}, () => document.createElement("canvas"));
+  element("strip").replaceChildren(...canvases);
+  const next = k => {
+    if (k === STRIP || !canvases[k].isConnected) return;
+    const share = k / (STRIP - 1);
+    paint(canvases[k], decodeOne(codes[0].map((value, unit) => value + share * (codes[1][unit] - value))));
+    requestAnimationFrame(() => next(k + 1));
+  };
+  next(0);
+}
+
+// The plane ----------------------------------------------------------------------------------------------------
+
+const plane = element("plane"), dots = document.createElement("canvas");
+let view; // {left, bottom, span}: the part of the plane that is shown, a square
+
+function fitView() {
+  const sorted = [0, 1].map(k => run.points.filter((_, i) => i % 2 === k).sort());
+  const ends = sorted.map(values => [values[0], values[values.length - 1]]);
+  const span = 1.1 * Math.max(...ends.map(([low, high]) => high - low)) || 6;
+  const [x, y] = ends.map(([low, high]) => (low + high) / 2);
+  view = {left: x - span / 2, bottom: y - span / 2, span};
+}
+
+const toScreen = ([x, y]) => [
+  (x - view.left) / view.span * plane.width, (1 - (y - view.bottom) / view.span) * plane.height,
+];
+
+function toPlane(event) {
+  const box = plane.getBoundingClientRect();
+  return [
+    view.left + (event.clientX - box.left) / box.width * view.span,
+    view.bottom + (1 - (event.clientY - box.top) / box.height) * view.span,
+  ];
+}
+
+function drawDots() {
+  const scale = devicePixelRatio || 1;
+  for (const canvas of [plane, dots]) { // at least 1: a canvas without pixels cannot be drawn
+    canvas.width = Math.max(1, plane.clientWidth * scale);
+    canvas.height = Math.max(1, plane.clientHeight * scale);
+  }
+  const pen = dots.getContext("2d"), count = run.points.length / 2;
+  const {values, categories} = run.colourings[state.colouring];
+  const radius = scale * Math.min(4, Math.max(1.5, 100 / Math.sqrt(count)));
+  pen.globalAlpha = 0.75;
+  for (let i = 0; i < count; i++) {
+    pen.fillStyle = categories[values[i]].colour;
+    pen.beginPath();
+    pen.arc(...toScreen(run.points.subarray(2 * i)), radius, 0, 7);
+    pen.fill();
+  }
+}
+
+function drawPlane() {
+  const pen = plane.getContext("2d"), scale = devicePixelRatio || 1, style = getComputedStyle(document.body);
+  pen.clearRect(0, 0, plane.width, plane.height);
+  pen.drawImage(dots, 0, 0);
+  pen.strokeStyle = style.color;
+  pen.lineWidth = 2 * scale;
+  pen.beginPath();
+  if (state.line) {
+    pen.moveTo(...toScreen(state.line[0]));
+    pen.lineTo(...toScreen(state.line[1]));
+  }
+  pen.stroke();
+  for (const code of [state.code, state.preview]) if (code) {
+    pen.fillStyle = code === state.code ? style.color : style.backgroundColor;
+    pen.beginPath();
+    pen.arc(...toScreen(project(code)), 6 * scale, 0, 7);
+    pen.fill();
+    pen.stroke();
+  }
+}
+
+function preview(place) {
+  state.preview = moved(state.code, place);
+  if (drawingLine) state.line = [state.line[0], place];
+  refresh();
+}
+
+let drawingLine = false;
+
+function startLine(place) {
+  drawingLine = true;
+  state.line = [place, place];
+}
+
+// Keep the end; it decodes to what the strip ends with
+function endLine(place) {
+  const [start] = state.line;
+  drawingLine = false;
+  if (Math.hypot(place[0] - start[0], place[1] - start[1]) > STEP * view.span) {
+    state.line = [start, place];
+    showStrip(start, place);
+  } else state.line = null;
+  keepPlace(place);
+}
+
+function keepPlace(place) {
+  if (run.z <= 2) element("started").hidden = true; // with more units, the rest of that image's code stays
+  Object.assign(state, {code: moved(state.code, place), preview: null});
+  refresh();
+}
+
+function onKey(event) {
+  const moves = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1]};
+  const place = project(state.code);
+  if (event.key in moves) {
+    const target = moves[event.key].map((way, k) => place[k] + way * STEP * view.span);
+    if (drawingLine) state.line = [state.line[0], target];
+    keepPlace(target);
+  } else if (event.key === "Enter") drawingLine ? endLine(place) : startLine(place);
+  else return;
+  event.preventDefault();
+}
+
+function listenToPlane() {
+  plane.addEventListener("pointerdown", event => {
+    plane.setPointerCapture(event.pointerId);
+    startLine(toPlane(event));
+    preview(toPlane(event));
+  });
+  plane.addEventListener("pointermove", event => preview(toPlane(event)));
+  plane.addEventListener("pointerup", event => drawingLine && endLine(toPlane(event)));
+  for (const name of ["pointerleave", "pointercancel"]) plane.addEventListener(name, () => {
+    if (name === "pointercancel") drawingLine = false;
+    state.preview = null;
+    refresh();
+  });
+  plane.addEventListener("keydown", onKey);
+  new ResizeObserver(() => { drawDots(); drawPlane(); }).observe(plane);
+}
+
+function showLegend() {
+  element("legend").replaceChildren(...run.colourings[state.colouring].categories.map(({name, colour}) => {
+    const item = document.createElement("li"), dot = document.createElement("i");
+    dot.style.background = colour;
+    item.append(dot, name);
+    return item;
+  }));
+}
+
+function offerColourings() {
+  const select = element("colouring").querySelector("select");
+  select.append(...run.colourings.map(({name}) => new Option(name)));
+  element("colouring").hidden = run.colourings.length < 2;
+  select.addEventListener("change", () => {
+    state.colouring = select.selectedIndex;
+    showLegend();
+    drawDots();
+    drawPlane();
+  });
+}
+
+// Sliders, test images, the drawing pad ------------------------------------------------------------------------
+
+let sliders = [];
+
+// A slider moves the code along a direction. `valueOf` says where a code lies along it.
+function addSlider(section, name, [low, high], direction, valueOf) {
+  const label = document.createElement("label"), input = document.createElement("input");
+  const output = document.createElement("output");
+  Object.assign(input, {type: "range", min: low, max: high, step: (high - low) / 200});
+  label.append(name, input, output);
+  element(section).append(label);
+  element(section).hidden = false;
+  input.addEventListener("input", () => {
+    const move = input.value - valueOf(state.code);
+    state.code = state.code.map((value, unit) => value + move * direction[unit]);
+    refresh();
+  });
+  sliders.push({
+    follow(code) {
+      const value = valueOf(code);
+      if (document.activeElement !== input || state.preview) input.value = value;
+      output.textContent = value.toFixed(2);
+    },
+  });
+}
+
+function addSliders() {
+  for (const {unit, low, high} of run.units)
+    addSlider("units", `unit ${unit}`, [low, high], Float32Array.from({length: run.z}, (_, k) => k === unit ? 1 : 0),
+      code => code[unit]);
+  for (const {name, direction, centre} of run.attributes) {
+    const square = direction.reduce((sum, value) => sum + value * value, 0);
+    addSlider("attributes", name, [-REACH, REACH], direction,
+      code => code.reduce((sum, value, unit) => sum + (value - centre[unit]) * direction[unit], 0) / square);
+  }
+}
+
+function addStarts() {
+  const size = height * width * channels;
+  run.starts.names.forEach((name, k) => {
+    const pixels = Float32Array.from(run.starts.pixels.subarray(k * size, (k + 1) * size), value => value / 255);
+    const button = document.createElement("button"), canvas = document.createElement("canvas");
+    paint(canvas, pixels);
+    button.type = "button";
+    button.title = name;
+    button.setAttribute("aria-label", name);
+    button.append(canvas);
+    button.addEventListener("click", () => keep(meanOf(pixels), pixels, name));
+    element("starts").append(button);
+  });
+  element("sample").addEventListener("click", () => keep(Float32Array.from({length: run.z}, gaussian)));
+}
+
+function offerDrawing() {
+  const pad = element("pad"), pen = pad.getContext("2d", {willReadFrequently: true});
+  const clear = () => { pen.fillStyle = "#000"; pen.fillRect(0, 0, pad.width, pad.height); };
+  Object.assign(pen, {strokeStyle: "#fff", lineWidth: 24, lineCap: "round", lineJoin: "round"});
+  clear();
+  let last = null;
+  const at = event => [event.offsetX / pad.clientWidth * pad.width, event.offsetY / pad.clientHeight * pad.height];
+  const stroke = event => {
+    if (!last) return;
+    pen.beginPath();
+    pen.moveTo(...last);
+    pen.lineTo(...(last = at(event)));
+    pen.stroke();
+    const pixels = asTestImage(pad);
+    keep(meanOf(pixels), pixels, "your drawing, as the encoder sees it");
+  };
+  pad.addEventListener("pointerdown", event => {
+    pad.setPointerCapture(event.pointerId);
+    last = at(event);
+    stroke(event);
+  });
+  pad.addEventListener("pointermove", stroke);
+  pad.addEventListener("pointerup", () => { last = null; });
+  pad.addEventListener("pointercancel", () => { last = null; });
+  element("clear").addEventListener("click", clear);
+  element("drawing").hidden = false;
+}
+
+// The drawing at the size and with the centre of mass of an average test image
+function asTestImage(pad) {
+  const ink = pad.getContext("2d").getImageData(0, 0, pad.width, pad.height).data;
+  let left = pad.width, right = 0, top = pad.height, bottom = 0, mass = 0, massX = 0, massY = 0;
+  for (let y = 0; y < pad.height; y++) for (let x = 0; x < pad.width; x++) {
+    const value = ink[4 * (y * pad.width + x)];
+    if (!value) continue;
+    [left, right] = [Math.min(left, x), Math.max(right, x + 1)];
+    [top, bottom] = [Math.min(top, y), Math.max(bottom, y + 1)];
+    [mass, massX, massY] = [mass + value, massX + value * (x + 0.5), massY + value * (y + 0.5)];
+  }
+  const {size, centre} = run.drawing, scale = size / Math.max(right - left, bottom - top);
+  const small = document.createElement("canvas"), pen = small.getContext("2d", {willReadFrequently: true});
+  Object.assign(small, {width, height});
+  pen.imageSmoothingQuality = "high";
+  pen.fillRect(0, 0, width, height);
+  pen.setTransform(scale, 0, 0, scale, centre[0] - scale * massX / mass, centre[1] - scale * massY / mass);
+  pen.drawImage(pad, 0, 0);
+  return Float32Array.from({length: width * height}, (_, i) => pen.getImageData(0, 0, width, height).data[4 * i] / 255);
+}
+
+// ----------------------------------------------------------------------------------------------------------------
+
+async function open() {
+  element("title").textContent = document.title = run.title;
+  fillIn(run, await unpack(run.block));
+  delete run.block;
+  window.vae = {
+    decode: codes => forEachOf(codes, run.z, decodeOne),
+    encode: pixels => forEachOf(pixels, height * width * channels, image => compute(run.encoder, image)),
+  };
+  element("about").textContent = run.about;
+  [element("across").textContent, element("up").textContent] = run.axis_names;
+  document.querySelector("main").hidden = false;
+  fitView();
+  addSliders();
+  addStarts();
+  offerColourings();
+  showLegend();
+  if (run.drawing) offerDrawing();
+  listenToPlane();
+  element("starts").firstChild.click();
+}
+
+open().catch(error => { element("about").textContent = `This browser cannot show the page: ${error.message}`; throw error; });
