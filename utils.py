@@ -101,7 +101,7 @@ def build_model(run, encoder, decoder):
         linear = ppca.fit_ppca(run.data.train, settings.z, settings.seed, settings.mirror)
         if linear.sigma <= ppca.SIGMA_FLOOR:
             note(f"--z {settings.z}: holds all that is in the training images; use a smaller one, or more images")
-        elif settings.z > len(run.data.train) / 2:  # measured on toy faces: from there on, test losses explode
+        elif 2 * settings.z >= len(run.data.train):  # measured on toy faces: from there on, test losses explode
             few = f"too many for {len(run.data.train)} training images, so test losses will be far off"
             note(f"--z {settings.z}: {few}; use a smaller one, or more images")
         ppca.start_at_ppca(encoder, decoder, linear, settings.log_std_bound)

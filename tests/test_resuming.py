@@ -216,7 +216,7 @@ def test_resume_refuses_another_setting_and_changes_nothing(out):
 
 def refused(out, *flags):
     """The runs that --resume lists where it refuses."""
-    with pytest.raises(UserError, match="there is no run of these settings; .* leave out --resume") as stop:
+    with pytest.raises(UserError, match=r"there is no run of these settings; .* leave out --resume") as stop:
         train("fc", out, "--resume", *flags)
     return stop.value.listed
 
@@ -230,7 +230,7 @@ def add_run(out, name, **settings):
 
 
 def test_resume_with_other_settings_lists_the_runs_and_what_differs_in_each(out, capsys):
-    """Those of the script and the data set, also of other names, the one last trained first; no others."""
+    """Those of the script and the data set, also of other names. The one in which least differs comes first."""
     runs = {
         "fc_toy-digits_z2": {"seed": 1, "epochs": 9},
         "fc_toy-digits_z2-2": {"beta": 0.5, "limit": 10},
@@ -246,21 +246,23 @@ def test_resume_with_other_settings_lists_the_runs_and_what_differs_in_each(out,
     error = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2 and "--resume: there is no run of these settings; " in error[0]
     warm = "kl_warmup_epochs 0.0 (asked for: 1.0)"
+    listed = {
+        "run": f"epoch 2 of 2, {warm}",
+        "z5": f"epoch 2 of 2, {warm}, z 5 (asked for: 2)",
+        "fc_toy-digits_z2": f"epoch 2 of 9, {warm}, seed 1 (asked for: 0)",
+        "fc_toy-digits_z2-2": f"epoch 2 of 2, beta 0.5 (asked for: 1.0), {warm}, limit 10 (asked for: none)",
+    }
     width = len(str(out / "fc_toy-digits_z2-2"))
-    assert error[1:] == [
-        f"  {out / 'z5'!s:{width}}  epoch 2 of 2, {warm}, z 5 (asked for: 2)",
-        f"  {out / 'fc_toy-digits_z2-2'!s:{width}}  epoch 2 of 2, beta 0.5 (asked for: 1.0), {warm}, limit 10 (asked for: none)",
-        f"  {out / 'fc_toy-digits_z2'!s:{width}}  epoch 2 of 9, {warm}, seed 1 (asked for: 0)",
-        f"  {out / 'run'!s:{width}}  epoch 2 of 2, {warm}",
-    ]
+    assert error[1:] == [f"  {out / name!s:{width}}  {text}" for name, text in listed.items()]
     assert contents(out) == before
 
 
 def test_resume_finds_a_run_of_another_name(out):
-    assert refused(out) == [f"{out / 'run'}  epoch 2 of 2, these settings: --name run resumes it"]
     for number in range(12):
-        add_run(out, f"run{number}")
-    assert len(refused(out, "--z", 3)) == resuming.MOST_LISTED
+        add_run(out, f"other{number}", z=3)
+    listed = refused(out)
+    assert listed[0].startswith(f"{out / 'run'} ") and len(listed) == resuming.MOST_LISTED
+    assert listed[0].endswith("  epoch 2 of 2, these settings: --name run resumes it")
 
 
 def test_a_finished_run_with_nothing_to_train_says_so(out, capsys):

@@ -91,13 +91,13 @@ def differences(there, asked, done):
 
 
 def list_runs(folders, config):
-    """A line for each run that --resume could mean, newest first.
+    """A line for each run that --resume could mean: first the one in which least differs, of equals the newest.
 
     These are `folders`, the runs of the name, and where --name leaves it open, all of the same script and images.
     """
     others = [] if config["name"] else [path.parent for path in Path(config["out"]).glob("*/config.json")]
     found = [*folders, *(folder for folder in others if folder not in folders and is_alike(folder, config))]
-    found = sorted(found, key=newest_time, reverse=True)[:MOST_LISTED]
+    found = sorted(found, key=lambda folder: (len(obstacles(folder, config)), -newest_time(folder)))[:MOST_LISTED]
     width = max((len(str(folder)) for folder in found), default=0)
     return [f"{folder!s:{width}}  {describe(folder, config)}" for folder in found]
 

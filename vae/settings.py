@@ -203,7 +203,7 @@ class Settings:
 
 CONSTANTS = {item.name: item.metadata["read"] for item in fields(Settings) if "read" in item.metadata}
 OPTIONAL = {"limit", "image_size", "name"}  # may be None
-NO_CHANGES = {"dataset", "data_dir", "out", "name", "strategy", "tensorboard"}  # say what and where, not how
+NO_CHANGES = {"dataset", "data_dir", "out", "name", "resume", "strategy", "tensorboard"}  # what and where, not how
 FLAGS = {item.name: item.metadata["help"] for item in fields(Settings) if item.metadata.get("help")}
 NETWORK_CONSTANTS = {  # those of the two scripts; others are read by `simple`
     "hidden": sizes,
