@@ -29,7 +29,8 @@ def parse_evaluation(argv=None):
     parser = Parser(__doc__, "[flags] RUN [RUN ...]")
     parser.add_argument("runs", nargs="+", metavar="RUN", type=path, help="a finished run's folder")
     for name, (read, text) in FLAGS.items():
-        parser.add_argument("--" + name.replace("_", "-"), type=read, metavar=name.upper(), help=text)
+        metavar = "FOLDER" if name in ("data_dir", "out") else "N"
+        parser.add_argument("--" + name.replace("_", "-"), type=read, metavar=metavar, help=text)
     parser.set_defaults(data_dir=os.environ.get("VAE_DATA") or None, out="results", seed=0)
     return vars(parser.parse_args(argv))
 
