@@ -195,7 +195,7 @@ def test_a_worker_without_the_images_ends_the_others_with_a_line(without, flags)
 def test_a_first_worker_that_may_not_resume_ends_the_others_with_a_line(flags):
     run_python("-c", AS_COMMAND.format("fc"), *flags, "--name", "run", cwd=ROOT, check=True)
     other = [*flags, "--name", "run", "--resume", "--learning-rate", "0.5"]
-    check_ends(0, "learning_rate 0.0005 (asked for: 0.5)", *run_workers(2, "fc", other))
+    check_ends(0, " (asked for: 0.5)\n", *run_workers(2, "fc", other))
 
 
 def check_ends(failing, words, codes, errors):

@@ -208,8 +208,8 @@ def test_a_resumed_run_may_get_other_columns(quick, tmp_path, monkeypatch):
 
 def test_resume_refuses_another_setting_and_changes_nothing(out):
     before = (out / "run" / "config.json").read_bytes()
-    given = ("--learning-rate", "0.5"), ("--epochs", 1)
-    for flags, words in zip(given, ("learning_rate 0.001 (asked for: 0.5)", "epochs 2 (asked for: 1)"), strict=True):
+    rate, given = vae_fc.LEARNING_RATE["digits"], (("--learning-rate", "0.5"), ("--epochs", 1))
+    for flags, words in zip(given, (f"learning_rate {rate} (asked for: 0.5)", "epochs 2 (asked for: 1)"), strict=True):
         assert refused(out, "--name", "run", *flags) == [f"{out / 'run'}  epoch 2 of 2, {words}"]
     assert (out / "run" / "config.json").read_bytes() == before
 

@@ -240,10 +240,11 @@ def committed(tmp_path):
 
 def test_changes_are_flags_and_edited_constants_other_than_the_defaults(committed):
     assert changes_of(committed, "--name", "run", "--out", "here", "--data-dir", "there") == {}
-    assert changes_of(committed, "--epochs", "30", "--z", "2", "--limit", "9") == {"z": 2, "limit": 9}, "30 is MNIST's"
-    edited = committed | {"BETA": 0.5, "EPOCHS": {"mnist": 3, "digits": 30}, "HIDDEN": (32,), "K": 7}
+    usual = str(vae_fc.EPOCHS["digits"])
+    assert changes_of(committed, "--epochs", usual, "--z", "3", "--limit", "9") == {"z": 3, "limit": 9}
+    edited = committed | {"BETA": 0.5, "EPOCHS": {"mnist": 3, "digits": 4}, "HIDDEN": (32,), "K": 7}
     assert changes_of(edited) == {"beta": 0.5, "epochs": 3, "hidden": (32,), "k": 7}
-    assert changes_of(edited, "--epochs", "30", "--beta", "1") == {"hidden": (32,), "k": 7}
+    assert changes_of(edited, "--epochs", usual, "--beta", "1") == {"hidden": (32,), "k": 7}
 
 
 def test_without_git_the_constants_are_the_defaults(committed, tmp_path):
@@ -254,6 +255,6 @@ def test_without_git_the_constants_are_the_defaults(committed, tmp_path):
 def test_a_run_says_and_keeps_what_differs_from_the_defaults(quick, tmp_path, capsys):
     train("fc", tmp_path, "--seed", 3, "--name", "run")
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("changed: "))
-    assert "epochs = 2 (20)" in line and "seed = 3 (0)" in line and "hidden = 32 (500-500-500)" in line
+    assert "seed = 3 (0)" in line and "hidden = 32 (500-500-500)" in line and "limit" not in line
     changes = json.loads((tmp_path / "run" / "config.json").read_text())["changes"]
-    assert changes == {"epochs": 2, "batch_size": 50, "seed": 3, "hidden": [32]}
+    assert changes.items() >= {"epochs": 2, "batch_size": 50, "seed": 3, "hidden": [32]}.items()
