@@ -23,7 +23,7 @@ from vae.elbo import Vae
 from vae.explorer.page import write_explorer
 from vae.measures import active_units, psnr
 from vae.settings import Settings, parse_settings
-from vae.terminal import is_interrupt, launch, note, progress
+from vae.terminal import is_interrupt, launch, note, progress, shown
 
 __all__ = ["launch", "load_data", "load_dataset", "on_devices", "parse_settings", "train"]  # what scripts need
 
@@ -42,6 +42,7 @@ class Run:
     optimizer: keras.Optimizer | None = None
     checkpoints: tf.train.CheckpointManager | None = None
     rows: list = field(default_factory=list)  # one per epoch, for metrics.csv
+    resumed_after: int = 0  # epochs that earlier commands trained
     board: Board | None = None  # with --tensorboard
 
 
@@ -101,6 +102,9 @@ def build_model(run, encoder, decoder):
         linear = ppca.fit_ppca(run.data.train, settings.z, settings.seed, settings.mirror)
         if linear.sigma <= ppca.SIGMA_FLOOR:
             note(f"--z {settings.z}: holds all that is in the training images; use a smaller one, or more images")
+        elif 2 * settings.z >= len(run.data.train):  # measured on toy faces: from there on, test losses explode
+            few = f"too many for {len(run.data.train)} training images, so test losses will be far off"
+            note(f"--z {settings.z}: {few}; use a smaller one, or more images")
         ppca.start_at_ppca(encoder, decoder, linear, settings.log_std_bound)
         sigma = linear.sigma
     log_sigma = tf.Variable(math.log(sigma), dtype=tf.float32, name="log_sigma")
@@ -130,6 +134,7 @@ def restore_or_start(run):
         config = resuming.with_origins(config, folder, len(run.rows))
         run_folder.write_json(folder / "config.json", config)  # only now: the resume might have been refused
     run.rows = distributed.start_together(run.rows, [*run.vae.state, *run.averaged.state, *run.optimizer.variables])
+    run.resumed_after = len(run.rows)
     run.board = Board(folder) if run.settings.tensorboard and folder else None
 
 
@@ -141,8 +146,12 @@ def announce(run):
         f"{'x'.join(map(str, data.image_shape))}; z = {settings.z}, {settings.likelihood} pixels, "
         f"{run.vae.num_parameters:,} parameters, on the {'GPU' if steps.GPUS else 'CPU'}\n"
         f"loss = reconstruction + KL in nats per image; run folder {run.folder or 'of the first worker'}"
-        + (f", resumed after epoch {len(run.rows)}" if run.rows else "")
+        + (f", resumed after epoch {run.resumed_after}" if run.resumed_after else "")
     )
+    config = settings.to_config()
+    changes = [f"{name} = {shown(config[name])} ({shown(default)})" for name, default in settings.defaults.items()]
+    if changes:
+        note(f"changed: {', '.join(changes)}")
 
 
 # The loss -----------------------------------------------------------------------------------------------------
@@ -339,8 +348,14 @@ def finish(run, means, mse):
         "total_seconds": round(sum(row["seconds"] for row in run.rows), 3),
     }
     run_folder.write_json(folder / "metrics.json", metrics)
+    if last["active_units"] == 0:
+        why = "no unit became active, so the codes say nothing about the images (posterior collapse)"
+        note(f"--z {run.settings.z}: {why}; try --kl-warmup-epochs, a smaller --beta or another --learning-rate")
+    epoch, how = last["epoch"], f"trained in {metrics['total_seconds']:.0f} s"
+    if run.resumed_after == epoch:
+        how = f"all {epoch} epochs were trained already (--epochs {2 * epoch} makes the run longer)"
     note(
-        f"trained in {metrics['total_seconds']:.0f} s: test loss {metrics['test_loss']:.2f} nats per image, "
+        f"{how}: test loss {metrics['test_loss']:.2f} nats per image, "
         f"PSNR {metrics['test_psnr']:.2f} dB. Look at the pictures:"
     )
     for name, content in pictures.RUN_PICTURES.items():

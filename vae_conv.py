@@ -4,8 +4,8 @@
     python vae_conv.py --dataset cifar10          photographs of ten kinds of things
     python vae_conv.py --dataset celeba --z 128 --epochs 60 --resume
 
-Every run leaves its pictures, numbers and networks in a folder of its own, results/conv_<dataset>_z<z>/.
-results/README.md explains them.
+Every run leaves its pictures, numbers and networks in a folder of its own,
+results/conv_<dataset>_z<z>/. results/README.md explains them.
 """
 
 import math

@@ -4,8 +4,8 @@
     python vae_fc.py --dataset mnist --z 2        a latent plane of handwritten digits
     python vae_fc.py --dataset cifar10 --epochs 12
 
-Every run leaves its pictures, numbers and networks in a folder of its own, results/fc_<dataset>_z<z>/.
-results/README.md explains them.
+Every run leaves its pictures, numbers and networks in a folder of its own,
+results/fc_<dataset>_z<z>/. results/README.md explains them.
 """
 
 import math

@@ -599,7 +599,7 @@ DAMAGES = {  # what is done to a run folder: what the message must name
         lambda run: (edit(run / "config.json", likelihood="gaussian"), edit(run / "metrics.json", sigma=0.0)),
         "metrics.json: sigma is 0.0",
     ),
-    "a file": (lambda run: (shutil.rmtree(run), write(run, "")), "no such folder"),
+    "a file": (lambda run: (shutil.rmtree(run), write(run, "")), "is a file; name the folder of its run"),
     "no encoder": (lambda run: (run / "encoder.keras").unlink(), "encoder.keras: cannot be read"),
     "damaged decoder": (lambda run: write(run / "decoder.keras", "no zip"), "decoder.keras: cannot be read"),
     "a program": (

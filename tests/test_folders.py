@@ -61,7 +61,9 @@ def test_too_few_images(tmp_path, names):
 
 def test_a_file_is_not_a_folder(tmp_path):
     (tmp_path / "a.png").touch()
-    refusal(lambda: split_of(tmp_path / "a.png", tmp_path), f"--dataset {tmp_path / 'a.png'}: no folder of that name")
+    refusal(
+        lambda: split_of(tmp_path / "a.png", tmp_path), f"--dataset {tmp_path / 'a.png'}: is a file; name its folder"
+    )
 
 
 def test_linked_folders_are_folders_and_loops_end(tmp_path):

@@ -19,9 +19,12 @@ from sample_sets import (
     write_tar,
 )
 
+import vae_fc
 from vae.data import toy
 from vae.data.dataset import Dataset
 from vae.data.registry import load_dataset
+from vae.settings import parse_settings
+from vae.terminal import launch
 
 NAMES = ["mnist", "cifar10", "cifar10-grey", "toy-digits", "toy-faces"]
 TINY = {"toy-digits": (7, 3), "toy-faces": (4, 2)}
@@ -79,6 +82,41 @@ def test_an_unknown_name(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     refusal(lambda: load_dataset(name, tmp_path), f"--dataset {name}: ", *NAMES, "celeba")
     assert not tree(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        *(("MNIST", "mnist"), ("CelebA", "celeba"), ("CIFAR-10", "cifar10"), ("Toy_Digits", "toy-digits")),
+        *(("CIFAR10-Grey", "cifar10-grey"), ("cifar10_gray", "cifar10-grey")),
+    ],
+)
+def test_names_in_any_case(text, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse_settings(vars(vae_fc), ["--dataset", text]).dataset == name
+    (tmp_path / text).mkdir()
+    assert parse_settings(vars(vae_fc), ["--dataset", text]).dataset == text, "a folder of that name is meant"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("mnsit", "did you mean mnist?"),
+        ("cifar-100", "did you mean cifar10?"),
+        ("fashion_mnist", "name one with that set's four files"),
+        ("photo.jpg", "is a file; name its folder, --dataset ."),
+        ("images.zip", "is an archive; unpack it"),
+        ("images.npz", "is a file of arrays; data/README.md"),
+    ],
+)
+def test_what_is_no_data_set_gets_a_way_out(name, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if "." in name:
+        (tmp_path / name).write_text("")
+    with pytest.raises(SystemExit) as stop:
+        launch(lambda: vae_fc.main(["--dataset", name, "--out", str(tmp_path)]))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and f"--dataset {name}: " in error and words in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

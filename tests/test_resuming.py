@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -31,7 +32,7 @@ from test_damage import mutated
 import utils
 import vae_conv
 import vae_fc
-from vae import pictures, run_folder, steps
+from vae import pictures, resuming, run_folder, steps
 from vae.precision import lacks_instructions
 from vae.run_folder import replace_with, run_numbers
 from vae.terminal import UserError, launch
@@ -207,10 +208,77 @@ def test_a_resumed_run_may_get_other_columns(quick, tmp_path, monkeypatch):
 
 def test_resume_refuses_another_setting_and_changes_nothing(out):
     before = (out / "run" / "config.json").read_bytes()
-    for flags, word in ((("--learning-rate", "0.5"), "learning_rate"), (("--epochs", 1), "--epochs")):
-        with pytest.raises(UserError, match=word):
-            train("fc", out, "--name", "run", "--resume", *flags)
+    rate, given = vae_fc.LEARNING_RATE["digits"], (("--learning-rate", "0.5"), ("--epochs", 1))
+    for flags, words in zip(given, (f"learning_rate {rate} (asked for: 0.5)", "epochs 2 (asked for: 1)"), strict=True):
+        assert refused(out, "--name", "run", *flags) == [f"{out / 'run'}  epoch 2 of 2, {words}"]
     assert (out / "run" / "config.json").read_bytes() == before
+
+
+def refused(out, *flags):
+    """The runs that --resume lists where it refuses."""
+    with pytest.raises(UserError, match=r"there is no run of these settings; .* leave out --resume") as stop:
+        train("fc", out, "--resume", *flags)
+    return stop.value.listed
+
+
+def add_run(out, name, **settings):
+    """A copy of the folder's run with other settings in its config.json; its name is that of its folder."""
+    folder = shutil.copytree(out / "run", out / name)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"name": None} | settings))
+    return folder
+
+
+def test_resume_with_other_settings_lists_the_runs_and_what_differs_in_each(out, capsys):
+    """Those of the script and the data set, also of other names. The one in which least differs comes first."""
+    runs = {
+        "fc_toy-digits_z2": {"seed": 1, "epochs": 9},
+        "fc_toy-digits_z2-2": {"beta": 0.5, "limit": 10},
+        "z5": {"z": 5},
+    }
+    for number, (name, settings) in enumerate(runs.items()):
+        os.utime(add_run(out, name, **settings) / "config.json", times=(0, 3e9 + number))
+    add_run(out, "conv", script="conv")
+    add_run(out, "faces", dataset="toy-faces", pixels_sha256="")
+    before = contents(out)
+    with pytest.raises(SystemExit) as stop:
+        launch(lambda: train("fc", out, "--resume", "--kl-warmup-epochs", 1))
+    error = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and "--resume: there is no run of these settings; " in error[0]
+    warm = "kl_warmup_epochs 0.0 (asked for: 1.0)"
+    listed = {
+        "run": f"epoch 2 of 2, {warm}",
+        "z5": f"epoch 2 of 2, {warm}, z 5 (asked for: 2)",
+        "fc_toy-digits_z2": f"epoch 2 of 9, {warm}, seed 1 (asked for: 0)",
+        "fc_toy-digits_z2-2": f"epoch 2 of 2, beta 0.5 (asked for: 1.0), {warm}, limit 10 (asked for: none)",
+    }
+    width = len(str(out / "fc_toy-digits_z2-2"))
+    assert error[1:] == [f"  {out / name!s:{width}}  {text}" for name, text in listed.items()]
+    assert contents(out) == before
+
+
+def test_resume_finds_a_run_of_another_name(out):
+    for number in range(12):
+        add_run(out, f"other{number}", z=3)
+    listed = refused(out)
+    assert listed[0].startswith(f"{out / 'run'} ") and len(listed) == resuming.MOST_LISTED
+    assert listed[0].endswith("  epoch 2 of 2, these settings: --name run resumes it")
+
+
+def test_a_finished_run_with_nothing_to_train_says_so(out, capsys):
+    train("fc", out, "--name", "run", "--resume")
+    shown = capsys.readouterr().out
+    assert "all 2 epochs were trained already (--epochs 4 makes the run longer): test loss" in shown
+    assert "trained in" not in shown
+
+
+def test_a_run_that_does_not_say_what_differs_from_the_defaults_resumes(out):
+    path = out / "run" / "config.json"
+    config = json.loads(path.read_text())
+    del config["changes"]
+    path.write_text(json.dumps(config))
+    train("fc", out, "--name", "run", "--resume", "--epochs", 3)
+    assert json.loads(path.read_text())["changes"]["epochs"] == 3
 
 
 def test_resume_names_a_setting_that_earlier_versions_had_not(out):
@@ -218,8 +286,7 @@ def test_resume_names_a_setting_that_earlier_versions_had_not(out):
     config = json.loads(path.read_text())
     del config["precision"]
     path.write_text(json.dumps(config))
-    with pytest.raises(UserError, match="begun by a version without precision; start a new run"):
-        train("fc", out, "--name", "run", "--resume", "--epochs", 3)
+    assert refused(out, "--name", "run") == [f"{out / 'run'}  epoch 2 of 2, begun by a version without precision"]
 
 
 @pytest.mark.parametrize(("content", "table"), [(b"", True), (b"\x00garbage", True), (None, True), (None, False)])
@@ -252,8 +319,9 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_not_the_run(out, capsys):
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"\0" * 9, b'"' * 300_000])
 def test_a_run_folder_full_of_garbage(name, content, out):
     (out / "run" / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"{name}: .*; start a new run with --name"):
+    with pytest.raises(UserError) as stop:
         train("fc", out, "--name", "run", "--resume", "--epochs", 3)
+    assert str(out / "run" / name) in f"{stop.value}{stop.value.listed}"
 
 
 @pytest.mark.parametrize(
@@ -294,7 +362,8 @@ def test_a_run_folder_damaged_at_random_resumes_exactly_or_is_refused(quick, tmp
         try:
             train("fc", tmp_path, "--name", run.name, "--resume", "--limit", 100, "--epochs", 3)
         except UserError as error:
-            assert str(run) in str(error) and len(str(error).splitlines()) == 1 and contents(run) == before
+            said = [str(error), *error.listed]
+            assert str(run) in said[-1] and len(str(error).splitlines()) == 1 and contents(run) == before
             counts["refused"] += 1
         else:
             assert same_weights(run, tmp_path / "whole"), damaged
@@ -338,7 +407,7 @@ def test_resume_goes_on_with_the_run_that_is_not_ended(quick, tmp_path, capsys):
     capsys.readouterr()
     train("fc", tmp_path, *flags, "--resume")
     assert (tmp_path / "run" / "metrics.json").exists() and not (tmp_path / "run-3" / "metrics.csv").exists()
-    assert f"{tmp_path / 'run-2'} is left alone: --resume: epochs" not in capsys.readouterr().out
+    assert f"{tmp_path / 'run-2'} is left alone: seed 1 (asked for: 0)\n" in capsys.readouterr().out
     train("fc", tmp_path, *flags, "--epochs", 3, "--resume")
     assert len(read(tmp_path / "run-3")) == 3 and len(read(tmp_path / "run")) == 2, "the one that is not ended"
     train("fc", tmp_path, "--name", "run-2", "--limit", 100, "--seed", 1, "--resume")
@@ -356,11 +425,14 @@ def test_runs_that_resume_leaves_alone_are_named(quick, tmp_path, capsys):
     capsys.readouterr()
     train("fc", tmp_path, *flags, "--epochs", 3, "--resume")
     out = capsys.readouterr().out
-    assert f"{tmp_path / 'run-2'} is left alone: --resume: seed is 1 in" in out
+    assert f"{tmp_path / 'run-2'} is left alone: seed 1 (asked for: 0)\n" in out
     assert f"{tmp_path / 'run-3'} is left alone: {tmp_path / 'run-3' / 'config.json'}: not JSON" in out
     assert [len(read(tmp_path / name)) for name in ("run", "run-2")] == [3, 2]
-    with pytest.raises(UserError, match=r"run-3.config\.json: not JSON"):
+    for name in ("run", "run-2"):
+        (tmp_path / name / "config.json").write_text("")
+    with pytest.raises(UserError) as stop:
         train("fc", tmp_path, *flags, "--epochs", 3, "--resume")
+    assert len(stop.value.listed) == 3 and all("config.json: not JSON" in line for line in stop.value.listed)
 
 
 def test_a_run_that_cannot_be_read_is_left_alone(quick, tmp_path, capsys):
@@ -383,8 +455,7 @@ def test_a_folder_that_is_no_run_is_not_resumed(quick, tmp_path):
     for name in ("samples.png", "partial-mine"):
         (tmp_path / "run" / name).write_text("mine")
     before = contents(tmp_path)
-    with pytest.raises(UserError, match=r"run: has no config.json, so it cannot be resumed; .* --name"):
-        train("fc", tmp_path, "--name", "run", "--resume")
+    assert refused(tmp_path, "--name", "run") == [f"{tmp_path / 'run'}  it has no config.json"]
     assert contents(tmp_path) == before
 
 

@@ -207,10 +207,20 @@ def test_the_largest_seed(quick, tmp_path):
     assert np.isfinite(train("fc", tmp_path, "--limit", 60, "--seed", 2**31 - 1)["test_loss"])
 
 
-@pytest.mark.parametrize(("script", "z"), [("fc", 32), ("conv", 64)])
-def test_fewer_photographs_than_latents(script, z, quick, tmp_path, capsys):
-    metrics = train(script, tmp_path, "--dataset", "toy-faces", "--limit", 3)
-    assert np.isfinite(metrics["test_loss"]) and f"--z {z}: holds all that is in" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("script", "z", "limit", "words"),
+    [("fc", 32, 3, "holds all that is in"), ("conv", 64, 3, "holds all that is in"), ("fc", 32, 50, "too many for 50")],
+)
+def test_fewer_photographs_than_latents(script, z, limit, words, quick, tmp_path, capsys):
+    metrics = train(script, tmp_path, "--dataset", "toy-faces", "--limit", limit)
+    assert np.isfinite(metrics["test_loss"]) and f"--z {z}: {words}" in capsys.readouterr().out
+
+
+def test_a_collapse_is_remarked_on(quick, tmp_path, monkeypatch, capsys):
+    for count, told in ((0, True), (1, False)):
+        monkeypatch.setattr(utils, "active_units", lambda means, count=count: count)
+        train("fc", tmp_path, "--epochs", 1)
+        assert ("--z 2: no unit became active" in capsys.readouterr().out) == told
 
 
 @pytest.mark.parametrize("script", ["fc", "conv"])

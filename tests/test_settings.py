@@ -1,11 +1,15 @@
 """Constants and flags: what they may be, and one clear line for what they may not be."""
 
 import json
+import re
+import subprocess
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import pytest
 from conftest import train
 
+import evaluate
 import utils
 import vae_conv
 import vae_fc
@@ -98,6 +102,41 @@ def test_absurd_paths_are_refused_by_the_flags_name_or_the_path(flag, value, qui
     assert f"--{flag}" in error or (value.strip("\n\0") and value in error)
 
 
+MISTYPED = {  # flag: what was meant; spelt as the script's others, by other programs, or almost
+    **{"--lr": "--learning-rate", "--epoch": "--epochs", "--latent-dim": "--z", "--batchsize": "--batch-size"},
+    **{"--batch_size": "--batch-size", "--beta1": "--beta", "-z": "--z", "--weight-decay": "--decay-per-epoch"},
+    **{"--EPOCHS": "--epochs", "epochs=5": "--epochs", "mnist": "--dataset mnist"},
+}
+
+
+@pytest.mark.parametrize("flag", MISTYPED)
+def test_a_mistyped_flag_gets_the_right_one(flag, capsys):
+    with pytest.raises(SystemExit) as stop:
+        vae_fc.main([flag, "5"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.endswith(f"did you mean {MISTYPED[flag]}?\n") and error.count("\n") == 1
+
+
+def test_a_mistyped_flag_of_evaluate_gets_a_flag_of_evaluate(capsys):
+    for flag, words in (("--nll-sample", "; did you mean --nll-samples?"), ("--lr", "no such flag; see --help")):
+        with pytest.raises(SystemExit) as stop:
+            evaluate.main(["run", flag, "5"])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and f"{flag}: " in error and words in error
+
+
+@pytest.mark.parametrize("script", [vae_fc, vae_conv])
+def test_help_shows_every_default_and_everyday_flags_first(script, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        script.main(["--help"])
+    listed = capsys.readouterr().out.split("\neveryday:\n")[1]
+    flags = re.findall(r"(?m)^  (--[\w-]+)", listed)
+    assert flags[:4] == ["--dataset", "--z", "--epochs", "--resume"]
+    assert all("(default: " in " ".join(text.split()) for text in re.split(r"(?m)^  --", listed)[1:])
+    assert max(map(len, listed.splitlines())) <= 80
+
+
 def test_contradicting_flags_are_refused(capsys):
     with pytest.raises(SystemExit) as stop:
         vae_fc.main(["--dataset", "cifar10", "--binarize", "dynamic"])
@@ -180,3 +219,42 @@ def test_the_environment_names_the_data_folder_and_a_flag_beats_it(monkeypatch):
     assert parse_settings(vars(vae_fc), ["--data-dir", "here"]).data_dir == "here"
     monkeypatch.delenv("VAE_DATA")
     assert parse_settings(vars(vae_fc), []).data_dir == vae_fc.DATA_DIR
+
+
+# What differs from the defaults ---------------------------------------------------------------------------------
+
+
+def changes_of(constants, *flags):
+    return parse_settings(constants, ["--dataset", "mnist", *flags]).to_config()["changes"]
+
+
+@pytest.fixture
+def committed(tmp_path):
+    """The constants of vae_fc.py as a script that git knows."""
+    path = tmp_path / "vae_mine.py"
+    path.write_text(Path(vae_fc.__file__).read_text())
+    for command in ("init", "add vae_mine.py", "-c user.name=me -c user.email=me@here commit -m mine"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True, capture_output=True)
+    return vars(vae_fc) | {"__file__": str(path)}
+
+
+def test_changes_are_flags_and_edited_constants_other_than_the_defaults(committed):
+    assert changes_of(committed, "--name", "run", "--out", "here", "--data-dir", "there") == {}
+    usual = str(vae_fc.EPOCHS["digits"])
+    assert changes_of(committed, "--epochs", usual, "--z", "3", "--limit", "9") == {"z": 3, "limit": 9}
+    edited = committed | {"BETA": 0.5, "EPOCHS": {"mnist": 3, "digits": 4}, "HIDDEN": (32,), "K": 7}
+    assert changes_of(edited) == {"beta": 0.5, "epochs": 3, "hidden": (32,), "k": 7}
+    assert changes_of(edited, "--epochs", usual, "--beta", "1") == {"hidden": (32,), "k": 7}
+
+
+def test_without_git_the_constants_are_the_defaults(committed, tmp_path):
+    unknown = committed | {"__file__": str(tmp_path / "vae_other.py"), "BETA": 0.5}
+    assert changes_of(unknown) == {} and changes_of(unknown, "--beta", "1") == {"beta": 1.0}
+
+
+def test_a_run_says_and_keeps_what_differs_from_the_defaults(quick, tmp_path, capsys):
+    train("fc", tmp_path, "--seed", 3, "--name", "run")
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("changed: "))
+    assert "seed = 3 (0)" in line and "hidden = 32 (500-500-500)" in line and "limit" not in line
+    changes = json.loads((tmp_path / "run" / "config.json").read_text())["changes"]
+    assert changes.items() >= {"epochs": 2, "batch_size": 50, "seed": 3, "hidden": [32]}.items()

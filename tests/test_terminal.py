@@ -1,5 +1,6 @@
 """How a command starts and ends: quietly, with one clear line and an exit code."""
 
+import ast
 import json
 import os
 import subprocess
@@ -36,6 +37,26 @@ def test_a_package_that_is_not_installed_is_one_line_and_exit_2(script, module, 
     result = run_script(script, env=os.environ | {"PYTHONPATH": str(tmp_path)})
     line = f"{ROOT / script}: error: No module named {module}; pip install -r requirements.txt\n"
     assert (result.returncode, result.stdout, result.stderr) == (2, "", line)
+
+
+def test_an_old_python_is_told_what_is_needed(monkeypatch, capsys):
+    """Before anything is imported, by files that it can read up to there."""
+    for path in ("vae_fc.py", "vae_conv.py", "evaluate.py", "utils.py", "vae/__init__.py", "vae/startup.py"):
+        ast.parse((ROOT / path).read_text(encoding="utf-8"), feature_version=(3, 7))
+    monkeypatch.setattr(sys, "version_info", (3, 8, 18))
+    with pytest.raises(SystemExit) as stop, loading_packages():
+        raise AssertionError("imported")
+    assert stop.value.code == 2
+    assert "error: Python 3.10 to 3.13 is needed, and this is 3.8; make" in capsys.readouterr().err
+
+
+def test_a_python_that_is_too_new_for_tensorflow_is_told_so(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "version_info", (3, 14, 0))
+    with pytest.raises(SystemExit) as stop, loading_packages():
+        raise ModuleNotFoundError("No module named 'tensorflow'")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "No module named 'tensorflow'; pip install -r requirements.txt, but" in error
+    assert "Python 3.10 to 3.13 is needed, and this is 3.14\n" in error
 
 
 def test_closed_streams_are_opened_into_nothing(tmp_path):

@@ -37,11 +37,11 @@ def open_strategy(name):
 
     "one": TensorFlow's default device. "mirrored": all GPUs of this machine, or all logical CPUs if it has none.
     "multiworker": all machines listed in the environment variable TF_CONFIG; the program runs on each of them.
-    "auto": multiworker if TF_CONFIG is set, else mirrored if there are several GPUs, else one.
+    "auto": multiworker if TF_CONFIG lists workers, else mirrored if there are several GPUs, else one.
     """
     gpus, config = tf.config.list_physical_devices("GPU"), os.environ.get("TF_CONFIG")
     if name == "auto":
-        name = "multiworker" if config else "mirrored" if len(gpus) > 1 else "one"
+        name = "multiworker" if config and lists_workers(config) else "mirrored" if len(gpus) > 1 else "one"
     if name == "one":
         return tf.distribute.get_strategy()
     if name == "mirrored":
@@ -53,6 +53,14 @@ def open_strategy(name):
         return tf.distribute.MultiWorkerMirroredStrategy()
     except tf.errors.OpError as error:
         raise UserError(f"TF_CONFIG: this worker cannot join ({reason(error)}); check its address and port") from None
+
+
+def lists_workers(text):
+    """Whether TF_CONFIG lists any workers: clouds set it on single machines too. True where it cannot be read."""
+    try:
+        return bool((json.loads(text).get("cluster") or {}).get("worker"))
+    except (ValueError, AttributeError, RecursionError):
+        return True  # for check_cluster to name
 
 
 def check_cluster(text):

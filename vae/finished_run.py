@@ -16,7 +16,7 @@ from vae.data.dataset import Dataset
 from vae.data.registry import load_dataset
 from vae.elbo import Vae
 from vae.run_folder import load_network
-from vae.terminal import UserError, reason
+from vae.terminal import UserError, did_you_mean, reason
 
 load_once = functools.lru_cache(maxsize=1)(load_dataset)  # for several runs on the same images
 
@@ -79,7 +79,7 @@ def load_run(folder, data_dir=None):
     UserError if something is missing or damaged, or if the images are not those that the run was trained on.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name the folder of a finished run, like results/fc_mnist_z2")
+        raise UserError(f"{folder}: {about_missing(folder)}")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: is read-only, and evaluation.json has to go there; copy the run elsewhere")
     config, metrics = read_json(folder / "config.json", Config), read_json(folder / "metrics.json", Metrics)
@@ -95,6 +95,15 @@ def load_run(folder, data_dir=None):
         raise UserError(f"{folder / 'metrics.json'}: sigma is {sigma}, not a positive number; train the run again")
     log_sigma = tf.Variable(math.log(sigma), dtype=tf.float32)
     return FinishedRun(folder, config, metrics, data, Vae(encoder, decoder, log_sigma, config.likelihood))
+
+
+def about_missing(folder):
+    """What to say about a run that is no folder."""
+    if folder.is_file():
+        return f"is a file; name the folder of its run, {folder.parent}"
+    places = folder.parent, Path("results")
+    runs = {path.parent.name: path.parent for place in places for path in place.glob("*/config.json")}
+    return f"no such folder; name that of a finished run, like results/fc_mnist_z2{did_you_mean(folder.name, runs)}"
 
 
 def read_json(path, kind):

@@ -4,49 +4,53 @@ import json
 from pathlib import Path
 
 from vae.checkpoints import has_trained_checkpoint
-from vae.run_folder import NEW_RUN, make_folder, numbered, read_key, read_rows, run_config, run_numbers
-from vae.terminal import UserError, note, reason
+from vae.run_folder import make_folder, numbered, read_key, read_rows, run_config, run_numbers
+from vae.terminal import UserError, note, one_line, reason, shown
 
 SOFTWARE = ("versions", "program_sha256", "git_commit", "command")  # keys of config.json: what trained the epochs
-FREE_TO_CHANGE = {"epochs", "resume", "data_dir", "out", "name", "strategy", "tensorboard", *SOFTWARE}  # on --resume
+FREE_TO_CHANGE = {"epochs", "resume", "data_dir", "out", "name", "strategy", "tensorboard", "changes", *SOFTWARE}
+IMAGES = {"image_shape", "train_images", "test_images", "pixels_sha256"}  # keys of config.json
+MOST_LISTED = 10  # runs
 
 
 def open_run(settings, data):
-    """Return the run's folder: a new one or, with --resume, one of that name with the same settings."""
+    """Return the run's folder: a new one or, with --resume, that of an earlier run. UserError if none can be meant."""
     base = Path(settings.out) / (settings.name or f"{settings.script}_{data.name}_z{settings.z}")
     numbers = run_numbers(base)
-    runs = [folder for number in numbers if (folder := numbered(base, number)).is_dir()]
-    if settings.resume and runs:
-        return run_to_resume(runs, json.loads(json.dumps(run_config(settings, data))))  # as read from config.json
     if settings.resume:
+        runs = [folder for number in numbers if (folder := numbered(base, number)).is_dir()]
+        config = json.loads(json.dumps(run_config(settings, data)))  # as read from config.json
+        chosen = run_to_resume(runs, config)
+        if chosen:
+            return chosen
         note(f"{base}: nothing to resume, so this is a new run")
     return make_folder(base, max(numbers, default=0) + 1)
 
 
 def run_to_resume(folders, config):
-    """Choose the run that --resume continues. UserError if it cannot be continued under `config`.
+    """Choose the run that --resume continues. UserError if there are runs, but none that it can.
 
-    folders: all runs of a name, newest first. The choice is the newest with these settings that is unfinished, if
-    possible one that has trained an epoch; else the newest with these settings that gets more epochs; else the newest.
+    folders: all runs of a name, newest first. The choice is the newest with the settings in `config` that is
+    unfinished, if possible one that has trained an epoch; else the newest that gets more epochs; else the newest.
+    Returns None if there is no run of this name, and none of this script and data set that could be meant instead.
     """
-    errors = {}
-    for folder in folders:
-        try:
-            errors[folder] = resume_error(folder, config)
-        except OSError as error:
-            errors[folder] = f"{error.filename or folder}: cannot be read ({reason(error)}); {NEW_RUN}"
+    faults = {folder: obstacles(folder, config) for folder in folders}
+    good = [folder for folder in folders if not faults[folder]]
+    if not good:
+        listed = list_runs(folders, config)
+        if listed:
+            fix = "ask for those of a run below, or leave out --resume to start a new one"
+            raise UserError(f"--resume: there is no run of these settings; {fix}:", listed)
+        return None
     preferences = (
         lambda folder: is_unfinished(folder) and has_trained_checkpoint(folder),
         is_unfinished,
         lambda folder: len(read_rows(folder / "metrics.csv")) < config["epochs"],
     )
-    good = [folder for folder in folders if not errors[folder]]
-    chosen = next((folder for is_preferred in preferences for folder in good if is_preferred(folder)), folders[0])
-    if errors[chosen]:
-        raise UserError(errors[chosen])
+    chosen = next((folder for is_preferred in preferences for folder in good if is_preferred(folder)), good[0])
     for folder in folders[: folders.index(chosen)]:
-        if errors[folder]:
-            note(f"{folder} is left alone: {errors[folder]}")
+        if faults[folder]:
+            note(one_line(f"{folder} is left alone: {', '.join(faults[folder])}"))
     note_other_software(chosen, config)
     return chosen
 
@@ -59,29 +63,69 @@ def is_unfinished(folder):
     return finished < max(asked, len(read_rows(folder / "metrics.csv")))
 
 
-def resume_error(folder, config):
-    """Why a run cannot be continued under `config`: other settings or images, or more epochs. None if it can.
-
-    OSError if its files cannot be read.
-    """
+def obstacles(folder, config):
+    """What keeps a run from being continued under `config`, a text each: what differs, or what cannot be read."""
     path = folder / "config.json"
     try:
-        old = dict(json.loads(path.read_text()))
-    except FileNotFoundError:
-        interrupted = all(path.name.startswith("partial-") for path in folder.iterdir())  # before config.json
-        return None if interrupted else f"{folder}: has no config.json, so it cannot be resumed; {NEW_RUN}"
+        if not path.exists():
+            interrupted = all(path.name.startswith("partial-") for path in folder.iterdir())  # before config.json
+            return [] if interrupted else ["it has no config.json"]
+        return differences(dict(json.loads(path.read_text())), config, len(read_rows(folder / "metrics.csv")))
+    except OSError as error:
+        return [f"{error.filename or folder}: cannot be read ({reason(error)})"]
     except (ValueError, TypeError, RecursionError) as error:
-        return f"{path}: not JSON ({reason(error)}); {NEW_RUN}"
-    for key in sorted(set(config) - FREE_TO_CHANGE):
-        if key not in old:
-            return f"--resume: {folder} was begun by a version without {key}; {NEW_RUN}"
-        if old[key] != config[key]:
-            fix = "use the same, or start a new run without --resume"
-            return f"--resume: {key} is {old[key]!r} in {folder} and {config[key]!r} now; {fix}"
-    done = len(read_rows(folder / "metrics.csv"))
-    if done > config["epochs"]:
-        return f"--epochs {config['epochs']}: {folder} has {done} already; ask for more, or {NEW_RUN}"
-    return None
+        return [f"{path}: not JSON ({reason(error)})"]
+
+
+def differences(there, asked, done):
+    """How the config.json of a run with `done` epochs differs from the one asked for, a text for each setting."""
+    names = sorted(set(asked) - FREE_TO_CHANGE - IMAGES)
+    found = [f"begun by a version without {name}" for name in names if name not in there]
+    pairs = {name: (there[name], asked[name]) for name in names if name in there}
+    if done > asked["epochs"]:
+        pairs["epochs"] = done, asked["epochs"]
+    found += [f"{name} {shown(old)} (asked for: {shown(new)})" for name, (old, new) in pairs.items() if old != new]
+    if not found and any(there.get(name) != asked[name] for name in IMAGES):
+        return ["other images"]
+    return found
+
+
+def list_runs(folders, config):
+    """A line for each run that --resume could mean: first the one in which least differs, of equals the newest.
+
+    These are `folders`, the runs of the name, and where --name leaves it open, all of the same script and images.
+    """
+    others = [] if config["name"] else [path.parent for path in Path(config["out"]).glob("*/config.json")]
+    found = [*folders, *(folder for folder in others if folder not in folders and is_alike(folder, config))]
+    found = sorted(found, key=lambda folder: (len(obstacles(folder, config)), -newest_time(folder)))[:MOST_LISTED]
+    width = max((len(str(folder)) for folder in found), default=0)
+    return [f"{folder!s:{width}}  {describe(folder, config)}" for folder in found]
+
+
+def is_alike(folder, config):
+    """Whether a run is of the same script, and of the same data set or images."""
+    script, *images = (
+        read_key(folder / "config.json", key) == config[key] for key in ("script", "dataset", "pixels_sha256")
+    )
+    return script and any(images)
+
+
+def newest_time(folder):
+    """When a run was begun or resumed last, in seconds; 0 if nobody knows."""
+    try:
+        return (folder / "config.json").stat().st_mtime
+    except OSError:
+        return 0
+
+
+def describe(folder, config):
+    """How far a run has come, and what differs in it."""
+    what = ", ".join(obstacles(folder, config)) or f"these settings: --name {folder.name} resumes it"
+    asked = read_key(folder / "config.json", "epochs")
+    try:
+        return f"epoch {len(read_rows(folder / 'metrics.csv'))} of {asked}, {what}" if asked else what
+    except OSError:
+        return what
 
 
 # What trained which epochs ------------------------------------------------------------------------------------

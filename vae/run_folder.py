@@ -114,18 +114,19 @@ def program_sha256(script):
 
 def git_commit():
     """The program's commit, plus "-dirty" if files were changed. None if git does not track the program."""
+    tracked = git(ROOT, "ls-files", "--error-unmatch", "utils.py")  # the repository may be one around the program
+    return tracked and git(ROOT, "describe", "--always", "--dirty", "--abbrev=40")
 
+
+def git(folder, *arguments):
+    """What a git command prints in that folder, without the last newline. None if it fails."""
     hooks = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # a hook of another repository sets these
     environment = {name: value for name, value in os.environ.items() if name not in hooks}
-
-    def git(*arguments):
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
-
+    command = ["git", "-C", str(folder), *arguments]
     try:
-        git("ls-files", "--error-unmatch", "utils.py")  # the repository may be one around the program
-        return git("describe", "--always", "--dirty", "--abbrev=40")
-    except (OSError, subprocess.CalledProcessError):
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, env=environment)
+        return done.stdout.strip()
+    except (OSError, subprocess.CalledProcessError, UnicodeDecodeError):
         return None
 
 

@@ -1,6 +1,9 @@
 """Settings of a run: the constants of a script and the flags of its command line, checked, in one frozen object."""
 
 import argparse
+import ast
+import contextlib
+import functools
 import json
 import math
 import os
@@ -11,8 +14,9 @@ from pathlib import Path
 
 import keras
 
-from vae.data.registry import KINDS, keys_of
-from vae.terminal import EXIT_BAD_INPUT
+from vae.data.registry import KINDS, keys_of, known_name
+from vae.run_folder import git
+from vae.terminal import EXIT_BAD_INPUT, did_you_mean
 
 LONGEST_NAME, LONGEST_PATH = 200, 4000  # bytes; a disk takes names of 255, but further runs get numbers
 
@@ -66,9 +70,23 @@ def path(value):
     return os.path.expanduser(text)  # noqa: PTH111 (Path's raises where there is no such user)
 
 
+def folder(value):
+    """Read the path of a folder, which need not exist."""
+    text = path(value)
+    with contextlib.suppress(OSError):  # too long a name, for one
+        if Path(text).is_file():
+            raise argparse.ArgumentTypeError(f"{text!r} is a file; name a folder")
+    return text
+
+
+def dataset_name(value):
+    """Read the name of a data set, in any case, or the path of a folder."""
+    return known_name(path(value))
+
+
 def output_path(value):
     """Read a path that run folders may go to: TensorFlow would take * or ? in it for patterns of old checkpoints."""
-    text = path(value)
+    text = folder(value)
     if set(text) & set("*?[]" if os.name == "nt" else "*?[]\\"):
         raise argparse.ArgumentTypeError(f"{text!r} has one of * ? [ ] \\ in it, which TensorFlow takes for patterns")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
@@ -122,12 +140,14 @@ def setting(read, flag_help=None):
 class Settings:
     """Every setting of a run. Scripts have most as a constant in CAPITALS; those with a help text have a flag too."""
 
-    dataset: str = setting(path, "toy-digits, toy-faces, mnist, cifar10, cifar10-grey, celeba or a folder of images")
+    dataset: str = setting(
+        dataset_name, "toy-digits, toy-faces, mnist, cifar10, cifar10-grey, celeba or a folder of images"
+    )
     z: int = setting(whole(1, 10_000), "latent dimensions")
     epochs: int = setting(whole(1), "passes over the training images")
     batch_size: int = setting(whole(1), "images in a training step")
     learning_rate: float = setting(real(1e-12, 1e6), "step size of AdamW after warm-up")
-    likelihood: str = setting(choice("bernoulli", "gaussian"), "pixel distribution; auto: as the script says")
+    likelihood: str = setting(choice("bernoulli", "gaussian"), "pixel distribution; auto: the default")
     binarize: str = setting(
         choice("none", "dynamic", "threshold"), "black-and-white pixels: drawn anew each time, or above one half"
     )
@@ -136,7 +156,8 @@ class Settings:
     decay_per_epoch: float = setting(real(0, 1), "share of the weights that weight decay takes back in an epoch")
     seed: int = setting(whole(0, 2**31 - 1), "all randomness of the run follows from it")
     limit: int | None = setting(
-        whole(1), "at most LIMIT training and LIMIT test images: the first ones or, for a folder, some spread over it"
+        whole(1),
+        "at most N training and N test images: the first ones or, for a folder, some spread over it (default: all)",
     )
     image_size: int | None = setting(choice(32, 64, 128), "pixels a side, for celeba and folders of images")
     precision: str = setting(
@@ -146,13 +167,16 @@ class Settings:
         choice("auto", "one", "mirrored", "multiworker"),
         "devices: one, all of this machine, or all machines of TF_CONFIG; auto: all that there are",
     )
-    data_dir: str = setting(path, "where data sets are, or are downloaded to; $VAE_DATA overrides the constant")
+    data_dir: str = setting(folder, "where data sets are, or are downloaded to; $VAE_DATA overrides the constant")
     out: str = setting(output_path, "where run folders go")
-    name: str | None = setting(folder_name, "the run folder's name")
+    name: str | None = setting(folder_name, "the run folder's name (default: <script>_<dataset>_z<z>)")
     tensorboard: bool = setting(switch, "write tensorboard/ into the run folder too, for tensorboard --logdir results")
     resume: bool = field(
         default=False,
-        metadata={"help": "continue the newest run of these settings that has not ended, or that gets more epochs"},
+        metadata={
+            "help": "continue the newest run of these settings that has not ended, or that gets more epochs "
+            "(default: off)"
+        },
     )
 
     # Constants without a flag
@@ -168,15 +192,18 @@ class Settings:
 
     script: str  # names the run: "fc" for vae_fc.py
     networks: dict  # the script's other constants, {name in lower case: value}: its networks read them themselves
+    defaults: dict  # {name: the script's default} of the settings that differ from it
 
     def to_config(self):
-        """The settings as one flat dict, for config.json."""
+        """The settings as one flat dict, for config.json. Its "changes" are those that differ from the defaults."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return values | values.pop("networks")
+        defaults, values = values.pop("defaults"), values | values.pop("networks")
+        return values | {"changes": {name: values[name] for name in defaults}}
 
 
 CONSTANTS = {item.name: item.metadata["read"] for item in fields(Settings) if "read" in item.metadata}
 OPTIONAL = {"limit", "image_size", "name"}  # may be None
+NO_CHANGES = {"dataset", "data_dir", "out", "name", "resume", "strategy", "tensorboard"}  # what and where, not how
 FLAGS = {item.name: item.metadata["help"] for item in fields(Settings) if item.metadata.get("help")}
 NETWORK_CONSTANTS = {  # those of the two scripts; others are read by `simple`
     "hidden": sizes,
@@ -184,6 +211,23 @@ NETWORK_CONSTANTS = {  # those of the two scripts; others are read by `simple`
     "activation": activation,
     "kernel": whole(1),
     "full_size_filters": whole(1),
+}
+
+
+# --help lists the flags in these groups; "training" has those that no other one names
+EVERYDAY = ("dataset", "z", "epochs", "resume", "seed", "limit", "name")
+FOLDERS = ("image_size", "data_dir", "out", "tensorboard")
+GROUPS = {
+    "everyday": EVERYDAY,
+    "training": tuple(name for name in FLAGS if name not in EVERYDAY + FOLDERS),
+    "data and folders": FOLDERS,
+}
+METAVARS = {"dataset": "NAME", "name": "NAME", "data_dir": "FOLDER", "out": "FOLDER"}  # others take a number, N
+SYNONYMS = {  # what other programs call a flag
+    **dict.fromkeys(("latent-dim", "latent-size", "code-size", "z-dim"), "--z"),
+    **{"lr": "--learning-rate", "weight-decay": "--decay-per-epoch", "kl-weight": "--beta", "bs": "--batch-size"},
+    **{"warmup": "--kl-warmup-epochs", "output-dir": "--out", "continue": "--resume"},
+    **{"gpu": "--strategy", "device": "--strategy"},
 }
 
 
@@ -199,12 +243,14 @@ def parse_settings(constants, argv=None):
 
     Returns Settings. A bad value ends the program with one line and exit code 2.
     """
-    parser = Parser(constants.get("__doc__"))
+    parser = Parser(constants.get("__doc__"), "[flags]")
     given = {name.lower(): value for name, value in constants.items() if name.isupper() and name[0] != "_"}
     check_spelling(parser, constants, given)
     given["data_dir"] = os.environ.get("VAE_DATA") or given["data_dir"]
-    for name in FLAGS:
-        add_flag(parser, name, given.get(name))
+    for title, names in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            add_flag(group, name, given.get(name))
     flags = vars(parser.parse_args(argv))
     if flags.get("likelihood") == "auto":
         del flags["likelihood"]
@@ -212,7 +258,9 @@ def parse_settings(constants, argv=None):
     values = {name: read_for(parser, name, given[name], dataset) for name in CONSTANTS if name not in flags}
     networks = {name: read_constant(parser, name, given[name]) for name in given if name not in CONSTANTS}
     script = re.sub(r"[^\w.-]+", "_", Path(constants.get("__file__") or "run").stem.removeprefix("vae_")) or "run"
-    settings = Settings(**(values | flags), script=script, networks=networks)
+    values |= flags
+    defaults = defaults_left(constants.get("__file__"), given, values | networks)
+    settings = Settings(**values, script=script, networks=networks, defaults=defaults)
     if settings.likelihood == "gaussian" and settings.binarize != "none":
         parser.error(f"--binarize {settings.binarize}: black-and-white pixels need --likelihood bernoulli")
     return settings
@@ -228,20 +276,31 @@ def check_spelling(parser, constants, given):
             parser.refuse(f"{name.upper()}: is missing at the top of the script")
 
 
-def add_flag(parser, name, constant):
+def add_flag(group, name, constant):
     """Add the flag of a setting, with its constant as the default that --help shows."""
     flag, text = "--" + name.replace("_", "-"), FLAGS[name]
+    if constant is not None:
+        text += f" (default: {default_in_words(constant)})".replace("%", "%%")
     if name in ("resume", "tensorboard"):
-        parser.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
+        group.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
         return
     read = choice("auto", "bernoulli", "gaussian") if name == "likelihood" else CONSTANTS[name]
-    shown = constant
-    if isinstance(constant, dict):
-        shown = ", ".join(f"{value} for {key}" for key, value in constant.items())
-    default = "" if constant is None else f" (default: {shown})".replace("%", "%%")
     options = getattr(read, "options", None)
-    metavar = "{" + ",".join(map(str, options)) + "}" if options else name.upper()
-    parser.add_argument(flag, type=read, metavar=metavar, default=argparse.SUPPRESS, help=text + default)
+    metavar = "{" + ",".join(map(str, options)) + "}" if options else METAVARS.get(name, "N")
+    group.add_argument(flag, type=read, metavar=metavar, default=argparse.SUPPRESS, help=text)
+
+
+def default_in_words(constant):
+    """A constant's value for --help; of a dict, the data sets with an entry of their own come first."""
+    if not isinstance(constant, dict):
+        return {True: "on", False: "off"}[constant] if isinstance(constant, bool) else constant
+    first, *others = constant.values()
+    if all(value == first for value in others):
+        return first
+    names = [key for key in constant if key not in ("digits", "photographs")]
+    other = "other " if names else ""
+    words = {"folder": "folders", "digits": f"{other}digits", "photographs": f"{other}photographs"}
+    return ", ".join(f"{constant[key]} for {words.get(key, key)}" for key in dict.fromkeys([*names, *constant]))
 
 
 def read_for(parser, name, constant, dataset):
@@ -252,32 +311,98 @@ def read_for(parser, name, constant, dataset):
         if key not in KINDS:
             parser.refuse(f"{name.upper()}: {key!r} is none of {', '.join(KINDS)}")
     values = {key: read_constant(parser, name, value) for key, value in constant.items()}
-    keys = keys_of(dataset)
-    for key in keys:
-        if key in values:
-            return values[key]
-    if name not in OPTIONAL:
-        parser.refuse(f"{name.upper()}: has no value for {dataset}; add one for {' or '.join(keys)}")
+    value = entry_for(values, dataset)
+    if value is None and name not in OPTIONAL:
+        parser.refuse(f"{name.upper()}: has no value for {dataset}; add one for {' or '.join(keys_of(dataset))}")
+    return value
+
+
+def entry_for(values, dataset):
+    """The value of a dict for a data set, by its name or else by its kind. None if there is none."""
+    return next((values[key] for key in keys_of(dataset) if key in values), None)
 
 
 def read_constant(parser, name, value):
     """The value of a constant, read as its flag would be; a bad one ends the program."""
-    if value is None and name in OPTIONAL:
-        return None
     try:
-        return (CONSTANTS | NETWORK_CONSTANTS).get(name, simple)(value)
+        return read_value(name, value)
     except argparse.ArgumentTypeError as error:
         flag = f" (--{name.replace('_', '-')})" if name in FLAGS else ""
         parser.refuse(f"{name.upper()}{flag}: {error}")
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the list of flags above it."""
+def read_value(name, value):
+    """The value of a constant, checked; raises argparse.ArgumentTypeError."""
+    if value is None and name in OPTIONAL:
+        return None
+    return (CONSTANTS | NETWORK_CONSTANTS).get(name, simple)(value)
 
-    def __init__(self, description):
+
+# What differs from the defaults ---------------------------------------------------------------------------------
+
+
+def defaults_left(script, constants, values):
+    """{name: default} of the settings whose value is not their default.
+
+    Defaults are the constants of the script's last commit, so that an edited constant counts as a flag does. Where git
+    does not know the script, they are the constants as they stand.
+    """
+    constants, defaults = committed_constants(script) or constants, {}
+    for name in (name for name in values if name not in NO_CHANGES):
+        default = constants.get(name)
+        if isinstance(default, dict) and name in CONSTANTS:
+            default = entry_for(default, values["dataset"])
+        with contextlib.suppress(argparse.ArgumentTypeError):  # a commit may hold anything
+            default = read_value(name, default)
+        if values[name] != default:
+            defaults[name] = default
+    return defaults
+
+
+@functools.cache
+def committed_constants(script):
+    """The constants of a script's last commit, {name in lower case: value}; {} if git does not know the script."""
+    path, found = Path(script or "none"), {}
+    try:
+        statements = ast.parse(git(path.parent, "show", f"HEAD:./{path.name}") or "").body
+    except (SyntaxError, ValueError):
+        return {}
+    for statement in statements:
+        with contextlib.suppress(AttributeError, ValueError):  # other statements; values that are computed
+            name = statement.targets[0].id
+            if name.isupper():
+                found[name.lower()] = ast.literal_eval(statement.value)
+    return found
+
+
+# The command line -----------------------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong and what may have been meant, without the list of flags above it."""
+
+    def __init__(self, description, usage):
         super().__init__(
-            description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+            usage=f"%(prog)s {usage}",
+            description=description,
+            formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=26),
+            allow_abbrev=False,
         )
+
+    def parse_args(self, args=None, namespace=None):
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.refuse(self.about_unknown(unknown[0]))
+        return found
+
+    def about_unknown(self, word):
+        """What to say about a word that is no flag of this program."""
+        flags = {flag.strip("-"): flag for flag in self._option_string_actions if flag.startswith("--")}
+        if not word.startswith("-") and "=" not in word:
+            return f"{word}: flags begin with --; did you mean --dataset {word}?"
+        options = {other: flag for other, flag in SYNONYMS.items() if flag in flags.values()} | flags
+        name = word.split("=")[0].strip("-").replace("_", "-").lower()
+        return f"{word}: no such flag{did_you_mean(name, options) or '; see --help'}"
 
     def error(self, message):
         self.refuse(f"{message}; see --help")

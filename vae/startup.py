@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 
+OLDEST, NEWEST = (3, 10), (3, 13)  # Python versions; TensorFlow has packages for these
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
 
@@ -17,6 +18,7 @@ def loading_packages():
     of `import tensorflow`.
     """
     open_closed_streams()
+    check_python()
     is_terminal = sys.stdout.isatty()
     os.environ["KERAS_BACKEND"] = "tensorflow"
     for limit in ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"):  # they would cut the classifier's training short
@@ -33,7 +35,10 @@ def loading_packages():
         print("\ninterrupted", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
     except ModuleNotFoundError as error:
-        print(f"{sys.argv[0]}: error: {error}; pip install -r requirements.txt", file=sys.stderr)
+        way_out = "pip install -r requirements.txt"
+        if sys.version_info[:2] > NEWEST:
+            way_out += f", but TensorFlow may have no package for this Python: {needed()}"
+        print(f"{sys.argv[0]}: error: {error}; {way_out}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
     finally:
         gc.freeze()
@@ -42,13 +47,30 @@ def loading_packages():
             print("\r\x1b[K", end="", flush=True)
 
 
+def check_python():
+    """End the program with one line if Python is too old.
+
+    What is read before has to be in the syntax of Python 3.7: this file, vae/__init__.py, utils.py and the scripts.
+    """
+    if sys.version_info < OLDEST:
+        print(f"{sys.argv[0]}: error: {needed()}; make a virtual environment with one of these", file=sys.stderr)
+        raise SystemExit(EXIT_BAD_INPUT)
+
+
+def needed():
+    """Which Python the program needs, and which one this is."""
+    oldest, newest, this = (".".join(map(str, version[:2])) for version in (OLDEST, NEWEST, sys.version_info))
+    return f"Python {oldest} to {newest} is needed, and this is {this}"
+
+
 def open_closed_streams():
     """Open stdout and stderr on the null device where the program was started without them.
 
     Python leaves them as None, and the next file opened, perhaps a user's, gets their number. C++ would log into it.
     """
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= 2:
+        descriptor = os.open(os.devnull, os.O_RDWR)
     os.close(descriptor)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)

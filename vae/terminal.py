@@ -1,6 +1,7 @@
 """What a run says at the terminal: one-line messages, a progress bar, errors and exit codes."""
 
 import contextlib
+import difflib
 import errno
 import itertools
 import os
@@ -16,7 +17,14 @@ EXIT_NON_FINITE = 3
 
 
 class UserError(Exception):
-    """Bad arguments or data: one line that names the file or flag and the way out (exit code 2)."""
+    """Bad arguments or data: one line that names the file or flag and the way out (exit code 2).
+
+    listed: lines to print below it, where there are things to choose from.
+    """
+
+    def __init__(self, message, listed=()):
+        super().__init__(message)
+        self.listed = listed
 
 
 class NonFiniteError(Exception):
@@ -42,6 +50,23 @@ def reason(error):
 def one_line(text):
     """Escape what would break a line or steer a terminal. File names may contain both."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown(value):
+    """A setting's value as a person writes it: the sizes of layers as 500-500-500."""
+    if isinstance(value, list | tuple):
+        return "-".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def did_you_mean(word, options):
+    """The end of a message about a word that is none of the options: a question, if one of them is close to it.
+
+    options: {how it is spelt: what to suggest}, or texts that are both.
+    """
+    options = options if isinstance(options, dict) else {option: option for option in options}
+    found = difflib.get_close_matches(word, options, 1)
+    return f"; did you mean {options[found[0]]}?" if found else ""
 
 
 def name_file(error, path):
@@ -131,7 +156,7 @@ def launch(main):
             message = isinstance(error, KeyboardInterrupt) and str(error)
             print(f"\n{message or 'interrupted'}", file=sys.stderr)
             sys.exit(EXIT_INTERRUPTED)
-        line = one_line(explain(error))
+        line = "\n  ".join(map(one_line, [explain(error), *getattr(error, "listed", ())]))
         with contextlib.suppress(BrokenPipeError):
             print(f"{sys.argv[0]}: error: {line}", file=sys.stderr, flush=True)
         sys.exit(EXIT_NON_FINITE if isinstance(error, NonFiniteError) else EXIT_BAD_INPUT)
