@@ -335,6 +335,7 @@ def finish(run, means, mse):
     """
     draw_pictures(run, means)
     folder, last = run.folder, run.rows[-1]
+    write_explorer(folder, run.averaged, run.data, means, run.rows, run.settings.binarize, run.settings.seed)
     if run_folder.read_key(folder / "metrics.json", "epoch") != last["epoch"]:
         (folder / "metrics.json").unlink(missing_ok=True)  # else a run stopped half-way below would look finished
     for name, network in (("encoder.keras", run.averaged.encoder), ("decoder.keras", run.averaged.decoder)):

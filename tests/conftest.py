@@ -241,7 +241,12 @@ def train(script, out, *flags):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """No pictures: each run's take a second, and most tests are about something else."""
-    monkeypatch.setattr(utils, "draw_pictures", lambda run, means: None)
+    leave_out_pictures(monkeypatch)
+
+
+def leave_out_pictures(patch):
+    patch.setattr(utils, "draw_pictures", lambda run, means: None)
+    patch.setattr(utils, "write_explorer", lambda *_: None)
 
 
 @pytest.fixture
@@ -262,7 +267,7 @@ def trained(tmp_path_factory, data_dir):
     """A folder with a run of two epochs, under the settings of `quick`."""
     with pytest.MonkeyPatch.context() as patch, step_by_step():
         use_few_images(patch, data_dir)
-        patch.setattr(utils, "draw_pictures", lambda run, means: None)
+        leave_out_pictures(patch)
         patch.setattr(vae_fc, "HIDDEN", (32,))
         out = tmp_path_factory.mktemp("trained")
         train("fc", out, "--name", "run")

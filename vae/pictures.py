@@ -303,6 +303,7 @@ RUN_PICTURES = {
     "losses.png": "training and test curves",
     "latent.png": "where the test images lie in the latent space",
     "manifold.png": "what each place of the latent plane decodes to",
+    "explorer.html": "a page to move through the latent space with, and to draw digits; open it in a browser",
 }
 
 
