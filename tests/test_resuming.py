@@ -61,6 +61,11 @@ def test_two_and_two_epochs_are_four_epochs_bit_for_bit(
     train(script, tmp_path, *flags, "--name", "whole", "--epochs", 4)
     assert read(tmp_path / "parts") == read(tmp_path / "whole")
     assert same_weights(tmp_path / "parts", tmp_path / "whole")
+    assert same_film(tmp_path / "parts", tmp_path / "whole")
+
+
+def same_film(one, other):
+    return (one / "training.gif").read_bytes() == (other / "training.gif").read_bytes()
 
 
 def test_a_run_in_bfloat16_resumes_exactly_and_saves_float32(
@@ -106,6 +111,7 @@ def test_killed_run_resumes_to_the_same_weights(image_folder, no_pictures, tmp_p
         vae_fc.main([*map(str, flags), name, "--epochs", str(done + 2), *resume])
     assert read(table.parent) == read(tmp_path / "out" / "whole")
     assert same_weights(table.parent, tmp_path / "out" / "whole")
+    assert same_film(table.parent, tmp_path / "out" / "whole")
 
 
 def test_interrupt_keeps_the_checkpoint(image_folder, tmp_path):
