@@ -115,7 +115,5 @@ def with_one_palette(pages):
     if pages[0].mode == "L":
         return [one.point([round(round(level * GREYS / 255) * 255 / GREYS) for level in range(256)]) for one in pages]
     chosen = pages[:: -(-len(pages) // PALETTE_PAGES)] + pages[-1:]
-    colours = Image.fromarray(np.concatenate(list(map(np.asarray, chosen)))).quantize(255).getpalette()[: 3 * 255]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([*colours, *(PAPER,) * 3])  # white that is nothing but white
+    palette = Image.fromarray(np.concatenate(list(map(np.asarray, chosen)))).quantize(256)
     return [one.quantize(palette=palette, dither=Image.Dither.NONE) for one in pages]
