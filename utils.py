@@ -116,7 +116,7 @@ def build_model(run, encoder, decoder):
     if settings.precision == "bf16":  # the averaged model stays float32
         twins = precision.in_bfloat16(encoder), precision.in_bfloat16(decoder)
         run.vae = replace(run.vae, encoder=twins[0], decoder=twins[1])
-    rates = settings.learning_rate, settings.warmup_steps, settings.decay_per_epoch
+    rates = settings.learning_rate, settings.warmup_steps, settings.decay_per_epoch, settings.rate_falls_after
     run.optimizer = steps.build_optimizer(run.vae.variables, steps_per_epoch(run), *rates)
 
 

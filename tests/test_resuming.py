@@ -27,6 +27,7 @@ from conftest import (
     train,
     wait_for,
 )
+from PIL import Image, ImageSequence
 from test_damage import mutated
 
 import utils
@@ -319,6 +320,23 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_not_the_run(out, capsys):
         train("fc", out, "--name", "run", "--resume", "--epochs", 3)
         assert re.search(r"ckpt-2: cannot be read .*; continuing from the one before", capsys.readouterr().out)
         assert same_weights(out / "run", out / "whole") and read(out / "run") == read(out / "whole")
+
+
+def test_a_lost_or_damaged_frame_costs_only_itself(out):
+    shutil.copytree(out / "run", out / "whole")
+    frames = out / "run" / "checkpoint" / "film"
+    (frames / "0.png").unlink()
+    (frames / "1.png").write_bytes((frames / "1.png").read_bytes()[:-100])
+    Image.new("RGB", (5, 5)).save(frames / "2.png")
+    for name in ("whole", "run"):
+        train("fc", out, "--name", name, "--resume", "--epochs", 4)
+    shown, whole = (
+        [frame.convert("RGB").tobytes() for frame in ImageSequence.Iterator(Image.open(out / name / "training.gif"))]
+        for name in ("run", "whole")
+    )
+    assert len(whole) == 5 and shown == whole[3:]
+    shutil.rmtree(frames)
+    train("fc", out, "--name", "run", "--resume", "--epochs", 4)
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.csv"])
