@@ -95,7 +95,7 @@ def page(frame, caption):
     paper, ink = (PAPER, INK) if frame.mode == "L" else ((PAPER,) * 3, (INK,) * 3)
     whole = Image.new(frame.mode, (frame.width, frame.height + BAND), paper)
     whole.paste(frame, (0, BAND))
-    ImageDraw.Draw(whole).text((PADDING, BAND // 2), caption, ink, font_of((caption,), 13), anchor="lm")
+    ImageDraw.Draw(whole).text((PADDING, BAND // 2), caption, ink, font_of(13), anchor="lm")
     return whole
 
 
