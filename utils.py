@@ -10,6 +10,7 @@ et al. 2021 (calibrated decoder, arXiv:2006.13202), Burda et al. 2016 (active un
 """
 
 import math
+import shlex
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from vae.data.registry import load_dataset
 from vae.distributed import on_devices
 from vae.elbo import Vae
 from vae.explorer.page import write_explorer
+from vae.film import Film
 from vae.measures import active_units, psnr
 from vae.settings import Settings, parse_settings
 from vae.terminal import is_interrupt, launch, note, progress, shown
@@ -44,6 +46,7 @@ class Run:
     rows: list = field(default_factory=list)  # one per epoch, for metrics.csv
     resumed_after: int = 0  # epochs that earlier commands trained
     board: Board | None = None  # with --tensorboard
+    film: Film | None = None  # where the run folder is kept
 
 
 def train(encoder, decoder, data, settings):
@@ -113,7 +116,7 @@ def build_model(run, encoder, decoder):
     if settings.precision == "bf16":  # the averaged model stays float32
         twins = precision.in_bfloat16(encoder), precision.in_bfloat16(decoder)
         run.vae = replace(run.vae, encoder=twins[0], decoder=twins[1])
-    rates = settings.learning_rate, settings.warmup_steps, settings.decay_per_epoch
+    rates = settings.learning_rate, settings.warmup_steps, settings.decay_per_epoch, settings.rate_falls_after
     run.optimizer = steps.build_optimizer(run.vae.variables, steps_per_epoch(run), *rates)
 
 
@@ -136,6 +139,7 @@ def restore_or_start(run):
     run.rows = distributed.start_together(run.rows, [*run.vae.state, *run.averaged.state, *run.optimizer.variables])
     run.resumed_after = len(run.rows)
     run.board = Board(folder) if run.settings.tensorboard and folder else None
+    run.film = Film(folder, run.averaged, run.data, run.settings.binarize, run.settings.seed) if folder else None
 
 
 def announce(run):
@@ -188,6 +192,8 @@ def train_epochs(run):
     train_call = steps.build_train_call(run.vae, run.averaged, run.optimizer, batch_loss, run.settings)
     evaluate_call = steps.build_evaluate_call(run.averaged, run.settings.seed, run.settings.xla)
     drawn, means, mse = time.perf_counter(), None, None
+    if run.film and not run.rows:
+        run.film.keep(0, run.settings.epochs)
     try:
         for epoch in range(len(run.rows) + 1, run.settings.epochs + 1):
             means, mse = run_epoch(run, train_call, evaluate_call, epoch)
@@ -224,8 +230,9 @@ def run_epoch(run, train_call, evaluate_call, epoch):
     seconds = time.perf_counter() - began
     run.rows.append(epoch_row(run, epoch, (seconds, training_seconds), train_terms, test_terms, active_units(means)))
     if run.folder:
-        # The table before the checkpoint: resuming can drop extra rows, but cannot make up missing ones
+        # Table and film before the checkpoint: resuming can drop what is too much, but cannot make up what is missing
         run_folder.write_rows(run.folder / "metrics.csv", run.rows)
+        run.film.keep(epoch, run.settings.epochs)
         checkpoints.save_checkpoint(run.checkpoints, epoch)
     if run.board:
         run.board.numbers(run.rows[-1])
@@ -325,7 +332,8 @@ def draw_pictures(run, means):
     settings = run.settings
     pictures.draw_run(run.folder, run.averaged, run.data, means, run.rows, settings.binarize, settings.seed)
     if run.board:
-        run.board.pictures([run.folder / name for name in pictures.RUN_PICTURES], run.rows[-1]["epoch"])
+        names = [name for name in pictures.RUN_PICTURES if name.endswith(".png")]
+        run.board.pictures([run.folder / name for name in names], run.rows[-1]["epoch"])
 
 
 def finish(run, means, mse):
@@ -335,6 +343,7 @@ def finish(run, means, mse):
     """
     draw_pictures(run, means)
     folder, last = run.folder, run.rows[-1]
+    run.film.save(last["epoch"])
     write_explorer(folder, run.averaged, run.data, means, run.rows, run.settings.binarize, run.settings.seed)
     if run_folder.read_key(folder / "metrics.json", "epoch") != last["epoch"]:
         (folder / "metrics.json").unlink(missing_ok=True)  # else a run stopped half-way below would look finished
@@ -362,6 +371,17 @@ def finish(run, means, mse):
     for name, content in pictures.RUN_PICTURES.items():
         if (folder / name).exists():
             note(f"  {folder / name}  {content}")
-    if run_folder.read_key(folder / "evaluation.json", "epoch") not in (None, last["epoch"]):
-        note(f"evaluation.json and its pictures there are of an earlier epoch: python evaluate.py {folder}")
+    suggest_next(run)
     return metrics
+
+
+def suggest_next(run):
+    """Print the commands that a user may want next: sharper images than two numbers can hold, and the evaluation."""
+    script, dataset = f"vae_{run.settings.script}.py", shlex.quote(run.settings.dataset)
+    evaluation = f"python evaluate.py {shlex.quote(str(run.folder))}"
+    if run_folder.read_key(run.folder / "evaluation.json", "epoch") not in (None, run.rows[-1]["epoch"]):
+        note(f"evaluation.json and its pictures there are of an earlier epoch: {evaluation}")
+    elif run.settings.z == 2:
+        note(f"Next: python {script} --dataset {dataset} --z 10  (sharper images)")
+    else:
+        note(f"Next: {evaluation}  (likelihood, comparisons, more pictures)")

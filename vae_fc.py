@@ -26,10 +26,11 @@ LOG_STD_BOUND = 8.0  # the posterior's log-std stays within +-8, smoothly, so it
 LOG_STD_START = -2.0  # of Bernoulli runs: a posterior that starts narrow lets the decoder see its latents
 
 # optimisation
-EPOCHS = {"toy-digits": 20, "digits": 30, "photographs": 20}
+EPOCHS = {"toy-digits": 50, "digits": 30, "photographs": 20}
 BATCH_SIZE = 128
-LEARNING_RATE = {"digits": 1e-3, "photographs": 5e-4}  # of AdamW; photographs need the smaller one
-WARMUP_STEPS = 200  # steps over which the rate rises from 0 to LEARNING_RATE; then it is constant
+LEARNING_RATE = {"toy-digits": 3e-3, "digits": 2e-3, "photographs": 5e-4}  # of AdamW; photographs need the smallest
+WARMUP_STEPS = 200  # steps over which the rate rises from 0 to LEARNING_RATE
+RATE_FALLS_AFTER = {"toy-digits": 600, "digits": 1000, "photographs": None}  # steps; then as 1 / sqrt(step)
 GRADIENT_CLIP = 100.0  # global norm, nats per image: roughly that of a typical step, so that no batch dominates
 DECAY_PER_EPOCH = {"digits": 0.03, "photographs": 0.125}  # fraction by which weight decay shrinks weights per epoch
 AVERAGE_POWER = 7.0  # results use weights averaged over about the last 1 / (7 + 1) of the run
@@ -61,9 +62,12 @@ def residual_layers(hidden, widths):
 
     Only the decoder has them. There they keep more latent units active and lower the loss by several nats; in the
     encoder they keep still more units active, but the loss is no lower.
+
+    The size of their first weights depends on their inputs alone (LeCun et al. 1998). By Keras' default, Glorot's, it
+    also depends on the width, and the layer would see next to nothing of a code of two numbers.
     """
     for width in widths:
-        layer = layers.Dense(width, ACTIVATION)(hidden)  # (B, width)
+        layer = layers.Dense(width, ACTIVATION, kernel_initializer="lecun_uniform")(hidden)  # (B, width)
         hidden = layers.Add()([hidden, layer]) if hidden.shape[-1] == width else layer
     return hidden
 

@@ -27,6 +27,7 @@ from conftest import (
     train,
     wait_for,
 )
+from PIL import Image, ImageSequence
 from test_damage import mutated
 
 import utils
@@ -61,6 +62,11 @@ def test_two_and_two_epochs_are_four_epochs_bit_for_bit(
     train(script, tmp_path, *flags, "--name", "whole", "--epochs", 4)
     assert read(tmp_path / "parts") == read(tmp_path / "whole")
     assert same_weights(tmp_path / "parts", tmp_path / "whole")
+    assert same_film(tmp_path / "parts", tmp_path / "whole")
+
+
+def same_film(one, other):
+    return (one / "training.gif").read_bytes() == (other / "training.gif").read_bytes()
 
 
 def test_a_run_in_bfloat16_resumes_exactly_and_saves_float32(
@@ -106,6 +112,7 @@ def test_killed_run_resumes_to_the_same_weights(image_folder, no_pictures, tmp_p
         vae_fc.main([*map(str, flags), name, "--epochs", str(done + 2), *resume])
     assert read(table.parent) == read(tmp_path / "out" / "whole")
     assert same_weights(table.parent, tmp_path / "out" / "whole")
+    assert same_film(table.parent, tmp_path / "out" / "whole")
 
 
 def test_interrupt_keeps_the_checkpoint(image_folder, tmp_path):
@@ -313,6 +320,23 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_not_the_run(out, capsys):
         train("fc", out, "--name", "run", "--resume", "--epochs", 3)
         assert re.search(r"ckpt-2: cannot be read .*; continuing from the one before", capsys.readouterr().out)
         assert same_weights(out / "run", out / "whole") and read(out / "run") == read(out / "whole")
+
+
+def test_a_lost_or_damaged_frame_costs_only_itself(out):
+    shutil.copytree(out / "run", out / "whole")
+    frames = out / "run" / "checkpoint" / "film"
+    (frames / "0.png").unlink()
+    (frames / "1.png").write_bytes((frames / "1.png").read_bytes()[:-100])
+    Image.new("RGB", (5, 5)).save(frames / "2.png")
+    for name in ("whole", "run"):
+        train("fc", out, "--name", name, "--resume", "--epochs", 4)
+    shown, whole = (
+        [frame.convert("RGB").tobytes() for frame in ImageSequence.Iterator(Image.open(out / name / "training.gif"))]
+        for name in ("run", "whole")
+    )
+    assert len(whole) == 5 and shown == whole[3:]
+    shutil.rmtree(frames)
+    train("fc", out, "--name", "run", "--resume", "--epochs", 4)
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.csv"])

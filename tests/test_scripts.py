@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import SCRIPTS, networks, read, train
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import utils
 import vae_fc
@@ -24,7 +24,7 @@ COLUMNS = (
 METRICS = {*COLUMNS, *"test_psnr test_psnr_of_mean_mse likelihood binarize parameters total_seconds".split()}
 FILES = {
     *"config.json metrics.csv metrics.json reconstructions.png samples.png losses.png latent.png".split(),
-    *"encoder.keras decoder.keras checkpoint".split(),
+    *"encoder.keras decoder.keras checkpoint training.gif".split(),
 }
 
 
@@ -47,9 +47,13 @@ def test_run_folder_keeps_the_contract(name, grids, tmp_path, capsys, request):
     for path in folder.glob("*.png"):
         Image.open(path).verify()
         assert str(path) in printed
+    assert str(folder / "training.gif") in printed
+    following = "python vae_fc.py --dataset toy-digits --z 10" if manifold else f"python evaluate.py {folder}"
+    assert f"Next: {following}  (" in printed.splitlines()[-1]
     check_metrics(folder, metrics, likelihood)
     check_config(folder, script, shape)
     check_networks(folder, metrics, grids)
+    check_film(folder, shape)
 
 
 def check_metrics(folder, metrics, likelihood):
@@ -97,6 +101,28 @@ def check_networks(folder, metrics, grids):
     chosen = pictures.picture_rows(data, 40)
     shown = pictures.interleave(images[chosen], decoded[chosen], 10)
     np.testing.assert_allclose(grids["reconstructions.png"], shown, atol=1e-3)
+
+
+def check_film(folder, shape):
+    """From before training to its end; the last frame, which stays longer, shows what the saved networks make."""
+    film = Image.open(folder / "training.gif")
+    frames = [np.asarray(frame.convert("RGB"), int) for frame in ImageSequence.Iterator(film)]
+    assert len(frames) == 3 and film.info["loop"] == 0 and film.info["duration"] > 1000
+    columns = film.width // (shape[1] + pictures.PADDING)
+    encoder, decoder = networks(folder)
+    if decoder.input_shape[-1] == 2:
+        images, codes = [], pictures.manifold_codes(columns)
+    else:
+        data = utils.load_dataset(json.loads((folder / "config.json").read_text())["dataset"], os.environ["VAE_DATA"])
+        images = data.test[pictures.picture_rows(data, columns * (columns // 2))] / np.float32(255)
+        codes = encoder(images).numpy()[:, : decoder.input_shape[-1]]
+    pixels = decoder(codes).numpy()
+    decoded = 1 / (1 + np.exp(-pixels)) if shape[-1] == 1 else np.clip(pixels, 0, 1)
+    decoded = pictures.interleave(images, decoded, columns) if len(images) else decoded
+    shown = pictures.image_grid(decoded, columns)
+    first, last = (frame[-len(shown) :] for frame in (frames[0], frames[-1]))
+    assert np.abs(last - shown).mean() < 3, "but for having fewer colours"
+    assert not np.array_equal(first, last)
 
 
 def test_what_is_tested_pictured_and_saved_is_the_average(eager, grids, tmp_path, monkeypatch):

@@ -21,14 +21,14 @@ from vae.terminal import NonFiniteError
 
 def settings(**changes):
     defaults = {"z": 3, "batch_size": 4, "steps_per_call": 3, "learning_rate": 0.1, "decay_per_epoch": 0.5}
-    return replace(utils.parse_settings(vars(vae_fc), []), **defaults | {"xla": False} | changes)
+    defaults |= {"xla": False, "rate_falls_after": None}
+    return replace(utils.parse_settings(vars(vae_fc), []), **defaults | changes)
 
 
 def build_optimizer(variables, steps_per_epoch, **changes):
     chosen = settings(**changes)
-    return steps.build_optimizer(
-        variables, steps_per_epoch, chosen.learning_rate, chosen.warmup_steps, chosen.decay_per_epoch
-    )
+    rates = chosen.learning_rate, chosen.warmup_steps, chosen.decay_per_epoch, chosen.rate_falls_after
+    return steps.build_optimizer(variables, steps_per_epoch, *rates)
 
 
 NO_LABELS = tf.zeros((100, 0))
@@ -121,11 +121,14 @@ def test_average_forgets_the_random_start():
     assert steps.averaging_weight(7.0, 32, 32) == 1.0
 
 
-def test_learning_rate_warms_up_and_stays():
+def test_learning_rate_warms_up_and_stays_or_falls():
     rate = build_optimizer([tf.Variable(0.0)], 10)._learning_rate
     assert [float(rate(step)) for step in (0, 100, 200, 5000)] == pytest.approx([0, 0.05, 0.1, 0.1])
     unwarmed = build_optimizer([tf.Variable(0.0)], 10, warmup_steps=0)
     assert float(unwarmed.learning_rate) == np.float32(0.1)
+    for warmup, start in ((200, [0, 0.05]), (0, [0.1, 0.1])):
+        rate = build_optimizer([tf.Variable(0.0)], 10, warmup_steps=warmup, rate_falls_after=400)._learning_rate
+        assert [float(rate(step)) for step in (0, 100, 400, 1600, 6400)] == pytest.approx([*start, 0.1, 0.05, 0.025])
 
 
 def small_run(likelihood):

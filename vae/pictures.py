@@ -303,6 +303,7 @@ RUN_PICTURES = {
     "losses.png": "training and test curves",
     "latent.png": "where the test images lie in the latent space",
     "manifold.png": "what each place of the latent plane decodes to",
+    "training.gif": "a film of the training",
     "explorer.html": "a page to move through the latent space with, and to draw digits; open it in a browser",
 }
 
@@ -329,11 +330,16 @@ def draw_run(folder, vae, data, means, rows, binarize, seed):
     heading = f"{title}: codes of the test images"
     save_latent(folder / "latent.png", means, data.test_labels, data.label_names, heading, data.test)
     if z == 2:
-        images = vae.pixel_means(manifold_codes(20), np.repeat(labels[:1], 400, axis=0)).numpy()
+        images = decoded_plane(vae, labels, 20)
         of = f", label {', '.join(map(str, np.flatnonzero(labels[0])))}" if vae.takes_labels else ""
         caption = f"{title}: decoder over the plane, in steps of equal probability; z1 to the right, z2 upwards{of}"
         steps = [f"{step:+.2f}" for step in gaussian_quantiles(20)]
         save_grid(folder / "manifold.png", images, 20, caption, steps[::-1], steps)
+
+
+def decoded_plane(vae, labels, side):
+    """The decoder over the plane of codes, (side * side, H, W, C); a conditional one draws the first label (N, L)."""
+    return vae.pixel_means(manifold_codes(side), np.repeat(labels[:1], side**2, axis=0)).numpy()
 
 
 def sample_labels(labels, count):

@@ -181,6 +181,7 @@ class Settings:
 
     # Constants without a flag
     warmup_steps: int = setting(whole(0))
+    rate_falls_after: int | None = setting(whole(1))
     gradient_clip: float = setting(real(1e-12))
     average_power: float = setting(real(0))
     steps_per_call: int = setting(whole(1))
@@ -202,7 +203,7 @@ class Settings:
 
 
 CONSTANTS = {item.name: item.metadata["read"] for item in fields(Settings) if "read" in item.metadata}
-OPTIONAL = {"limit", "image_size", "name"}  # may be None
+OPTIONAL = {"limit", "image_size", "name", "rate_falls_after"}  # may be None
 NO_CHANGES = {"dataset", "data_dir", "out", "name", "resume", "strategy", "tensorboard"}  # what and where, not how
 FLAGS = {item.name: item.metadata["help"] for item in fields(Settings) if item.metadata.get("help")}
 NETWORK_CONSTANTS = {  # those of the two scripts; others are read by `simple`

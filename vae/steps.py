@@ -17,22 +17,38 @@ GPUS = tf.config.list_physical_devices("GPU")
 # Training -----------------------------------------------------------------------------------------------------
 
 
-def build_optimizer(variables, steps_per_epoch, learning_rate, warmup_steps, decay_per_epoch):
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with a linear warm-up of the learning rate.
+def build_optimizer(variables, steps_per_epoch, learning_rate, warmup_steps, decay_per_epoch, falls_after=None):
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with a learning rate that rises, stays and may fall.
 
-    The rate does not decay. Averaging the weights does that work better, and works without a known end of the run.
+    The rate rises linearly over `warmup_steps`. After step `falls_after`, it falls as 1 / sqrt(step) (as in Karras et
+    al. 2024, arXiv:2312.02696). Unlike a rate that ends at 0, this needs no known end of the run, which can
+    therefore be made longer.
 
-    Weight decay applies to matrices and filters; biases keep what probabilistic PCA has set. It is given per epoch
-    because the same memory in epochs suits small and large data sets (Wang & Aitchison 2024, arXiv:2405.13698).
+    Weight decay applies to matrices and filters; biases keep what probabilistic PCA has set. It is given per epoch at
+    the full rate, because the same memory in epochs suits small and large data sets (Wang & Aitchison 2024,
+    arXiv:2405.13698).
     """
     rate = learning_rate
     if warmup_steps:  # Keras' "decay" from 0 up to the rate
         rate = keras.optimizers.schedules.PolynomialDecay(0.0, warmup_steps, learning_rate)
+    if falls_after:
+        rate = FallingRate(rate, falls_after)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=decay_per_epoch / (steps_per_epoch * learning_rate))
     no_decay = [variable for variable in variables if len(variable.shape) < 2 or "log_sigma" in variable.name]
     optimizer.exclude_from_weight_decay(no_decay)
     optimizer.build(variables)
     return optimizer
+
+
+class FallingRate(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate, a number or a schedule, that falls as 1 / sqrt(step) after some steps."""
+
+    def __init__(self, rate, after):
+        self.rate, self.after = rate, after
+
+    def __call__(self, step):
+        rate = self.rate(step) if callable(self.rate) else self.rate
+        return rate * tf.minimum(1.0, tf.sqrt(self.after / tf.maximum(tf.cast(step, tf.float32), 1.0)))
 
 
 def clip_gradients(gradients, limit):
