@@ -21,7 +21,7 @@ FILTERS = (32, 64, 128)  # of convolutions that halve the sides
 FEATURES = 64  # units of the layer before the logits
 DROPOUT = 0.3
 EPOCHS = 10
-MOST_PIXELS = 3e8  # height x width of all images that it sees: fewer epochs, or part of one, for large sets
+MOST_IMAGES, MOST_PIXELS = 200_000, 3e8  # that it is shown in all, height x width: fewer epochs for large sets
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3  # of Adam, with cosine decay
 RECIPE = 2  # raise it to train kept classifiers again after a change of this file
@@ -53,7 +53,7 @@ def load_classifier(data, data_dir):
 def cache_entry(data):
     """The name and the signature of a data set's classifier in the cache."""
     labels = hashlib.sha256(np.ascontiguousarray(data.train_labels)).hexdigest()
-    recipe = [RECIPE, FILTERS, FEATURES, DROPOUT, EPOCHS, MOST_PIXELS, BATCH_SIZE, LEARNING_RATE]
+    recipe = [RECIPE, FILTERS, FEATURES, DROPOUT, EPOCHS, MOST_IMAGES, MOST_PIXELS, BATCH_SIZE, LEARNING_RATE]
     name = f"classifier-{data.name}-{data.sha256[:8]}"  # data sets of the same name have one each
     return name, [data.sha256, labels, list(data.label_names), recipe]
 
@@ -61,7 +61,8 @@ def cache_entry(data):
 def training_steps(data):
     """How many batches the classifier is trained on."""
     height, width, _ = data.image_shape
-    return min(EPOCHS * -(-len(data.train) // BATCH_SIZE), math.ceil(MOST_PIXELS / (height * width * BATCH_SIZE)))
+    images = min(MOST_IMAGES, MOST_PIXELS / (height * width))
+    return min(EPOCHS * -(-len(data.train) // BATCH_SIZE), math.ceil(images / BATCH_SIZE))
 
 
 def shuffled_batches(images, labels, mirror):

@@ -5,11 +5,10 @@ import time
 
 import tensorflow as tf
 
-from vae import classifier, features, pixels
+from vae import classifier, features, likelihood, pixels
 from vae.data.cache import cache_folder
 
 STARTUP = 5  # seconds, for functions to compile and pictures to be drawn
-PROBE = 0.2  # seconds for which the decoder is timed, at the most, unless one call takes longer
 
 
 def operations(network):
@@ -66,15 +65,13 @@ def decoding_seconds(run, importance_call):
     x = pixels.to_pixels(run.data.test[rows])
     labels, codes = tf.constant(run.labels("test")[rows]), tf.zeros((len(x), run.config.z))
     largest = scaled_sum = tf.zeros(len(x))
-
-    def timed(steps):
-        began, first = time.perf_counter(), tf.constant(0, tf.int64)
-        importance_call(x, labels, codes, codes, largest, scaled_sum, first, tf.constant(steps))[0].numpy()
-        return time.perf_counter() - began
-
-    timed(1)  # compiles
-    steps = max(1, min(20, int(PROBE / timed(1))))
-    return timed(steps) / (steps * len(x))
+    steps = likelihood.STEPS if run.config.xla else 1  # XLA would compile another number of them again
+    for _ in range(2):  # the first call compiles
+        began = time.perf_counter()
+        importance_call(x, labels, codes, codes, largest, scaled_sum, tf.constant(0, tf.int64), tf.constant(steps))[
+            0
+        ].numpy()
+    return (time.perf_counter() - began) / (steps * len(x))
 
 
 def in_words(seconds):

@@ -25,7 +25,6 @@ from vae.xla import xla_works
 NLL_SAMPLES = 500  # importance samples per image
 NLL_SAMPLES_OF_CONVOLUTIONS = 100  # the same for convolutional decoders, which are about ten times slower
 NLL_OPERATIONS = 1e13  # the decoder's multiplications and additions for nll: where one image takes more, fewer images
-NLL_STEPS = 10  # samples between two updates of the progress bar
 
 # Runs ---------------------------------------------------------------------------------------------------------
 
@@ -247,8 +246,8 @@ def likelihood_size(run, samples=None, images=None):
     decoder = run.vae.decoder
     convolutional = any(len(weight.shape) == 4 for weight in decoder.weights)  # kernels of convolutions
     samples = samples or (NLL_SAMPLES_OF_CONVOLUTIONS if convolutional else NLL_SAMPLES)
-    affordable = math.ceil(NLL_OPERATIONS / (duration.operations(decoder) * samples))
-    return samples, min(images or affordable, len(run.data.test))
+    hundreds = NLL_OPERATIONS / (duration.operations(decoder) * samples) // 100
+    return samples, min(images or 100 * max(1, int(hundreds)), len(run.data.test))
 
 
 def likelihood_numbers(run, importance_call, codes, loss, seed, samples, count):
@@ -261,14 +260,14 @@ def likelihood_numbers(run, importance_call, codes, loss, seed, samples, count):
     images, labels, batches = evenly_spaced(len(data.test), count), run.labels("test"), pixels.rows_of(count)
     label = f"likelihood of {count:,} images, {samples:,} importance samples each"
     parts = []
-    with progress_bar(len(batches) * -(-samples // NLL_STEPS), label) as advance:
+    with progress_bar(len(batches) * -(-samples // likelihood.STEPS), label) as advance:
         for batch, rows in enumerate(batches):
             chosen = images[rows]
             x = tf.constant(pixels.chosen_pixels(data.test, config.binarize, seed, chosen))
             own = [tf.constant(part[chosen]) for part in (labels, *codes)]
             first = batch * samples  # number of its first noise
             nll = likelihood.importance_weighted_nll(
-                importance_call, x, own[0], own[1:], samples, first, NLL_STEPS, advance
+                importance_call, x, own[0], own[1:], samples, first, likelihood.STEPS, advance
             )
             parts.append(nll)
     nll = np.concatenate(parts)

@@ -13,6 +13,7 @@ import tensorflow as tf
 from vae import elbo, pixels
 from vae.xla import xla_works
 
+STEPS = 10  # importance samples in one compiled call
 GREY_LEVELS = 255  # steps between black and white of an 8-bit pixel
 
 
