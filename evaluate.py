@@ -24,7 +24,7 @@ FLAGS = {  # name: (how its value is read, help)
     ),
     "nll_images": (
         whole(1),
-        "test images for nll, evenly spaced; default: as many as take about a minute on two cores",
+        "test images for nll, evenly spaced; default: as many as take about half a minute on two cores",
     ),
     "seed": (whole(0, 2**31 - 1), "noise, samples and mixture follow from it; default: 0"),
 }

@@ -24,7 +24,7 @@ from vae.xla import xla_works
 
 NLL_SAMPLES = 500  # importance samples per image
 NLL_SAMPLES_OF_CONVOLUTIONS = 100  # the same for convolutional decoders, which are about ten times slower
-NLL_OPERATIONS = 1e13  # the decoder's multiplications and additions for nll: where one image takes more, fewer images
+NLL_OPERATIONS = 5e12  # the decoder's multiplications and additions for nll: where one image takes more, fewer images
 
 # Runs ---------------------------------------------------------------------------------------------------------
 

@@ -13,9 +13,9 @@ from vae.classifier import load_classifier
 from vae.terminal import note, progress
 
 SAMPLES = 10_000  # images of each kind at most: samples, reconstructions, test and training images
-MOST_PIXELS = 2.5e7  # height x width of all images of a kind: fewer of larger images
+MOST_PIXELS = 1.6e7  # height x width of all images of a kind: fewer of larger images
 NEIGHBOURS = 60_000  # training images among which the nearest one is looked for
-PCA_PIXELS, PCA_ITERATIONS = 1e8, 10  # height x width of all images that PCA is fitted to; with fewer, it looks worse
+PCA_PIXELS, PCA_ITERATIONS = 6e7, 10  # height x width of all images that PCA is fitted to; with fewer, it looks worse
 MIXTURE = 10  # Gaussians fitted to the codes of at most SAMPLES training images; fewer for few codes
 CODES_PER_UNIT = 5  # codes for each Gaussian and latent unit
 
