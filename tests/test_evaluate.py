@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -22,6 +23,7 @@ import vae_conv
 import vae_fc
 from vae import (
     classifier,
+    duration,
     elbo,
     evaluation,
     evaluation_pictures,
@@ -34,7 +36,7 @@ from vae import (
 )
 from vae.data import toy
 from vae.data.dataset import Dataset
-from vae.evaluation import print_tables
+from vae.evaluation_table import print_tables
 from vae.finished_run import Config, FinishedRun, Metrics, load_half, load_run
 from vae.ppca import fit_ppca
 from vae.terminal import NonFiniteError, UserError
@@ -44,6 +46,7 @@ KEYS = {
     *"nll loss_of_nll_images nll_samples nll_images nll_standard_error".split(),
     *"psnr psnr_of_mean_mse ssim pca_psnr_of_mean_mse ppca_bits_per_dim frechet novelty attributes".split(),
     *"dataset script z likelihood binarize epoch training_seed seed pixels_sha256 test_images seconds".split(),
+    *"inputs_sha256 pictures".split(),
 }
 PICTURES = {*"traversals.png interpolation.png pairs.png neighbours.png mixture.png".split()}
 
@@ -105,6 +108,7 @@ def test_digits(quick, tmp_path, monkeypatch, capsys):
     assert numbers["ssim"] == pytest.approx(tf.image.ssim(x, run.vae.pixel_means(means), 1.0).numpy().mean(), rel=1e-4)
     assert numbers["pca_psnr_of_mean_mse"] == pytest.approx(pca_psnr(run.data.train, x.numpy(), 2), abs=0.01)
     assert (numbers["nll_samples"], numbers["nll_images"]) == (60, 60)
+    assert set(numbers["pictures"]) == PICTURES
     assert numbers["bits_per_dim"] is numbers["ppca_bits_per_dim"] is numbers["attributes"] is None
     printed = capsys.readouterr().out
     for name in PICTURES:
@@ -227,12 +231,12 @@ def test_the_likelihood_of_some_images_is_that_of_evenly_spaced_ones(quick, tmp_
     x = tf.constant(pixels.to_pixels(run.data.test))
     codes = [part.numpy() for part in run.vae.posterior(x)]
     losses = np.arange(len(x)) ** 2.0
-    found = evaluation.likelihood_numbers(run, codes, losses, 0, samples=5, most_images=3)
+    call = likelihood.build_importance_call(run.vae, 0, run.config.xla)
+    found = evaluation.likelihood_numbers(run, call, codes, losses, 0, samples=5, count=3)
     chosen = [0, (len(x) - 1) // 2, len(x) - 1]
     near = [part[chosen] for part in codes]
-    call = likelihood.build_importance_call(run.vae, 0, run.config.xla)
     x, labels = tf.gather(x, chosen), tf.zeros((3, 0))
-    by_hand = likelihood.importance_weighted_nll(call, x, labels, near, 5, 0, evaluation.NLL_STEPS)
+    by_hand = likelihood.importance_weighted_nll(call, x, labels, near, 5, 0, likelihood.STEPS)
     assert found["nll_images"] == 3 and found["nll"] == pytest.approx(by_hand.mean(), rel=1e-6)
     assert found["loss_of_nll_images"] == pytest.approx(losses[chosen].mean())
 
@@ -307,27 +311,27 @@ def test_views_are_of_what_they_are_called(planted):
     def describe(images):
         return (np.asarray(images).reshape(len(images), -1),) * 2
 
-    seen = features.describe_views(planted, describe, means, samples, mixture, ppca)
-    flat = planted.data.test.reshape(30, -1) / 255
-    expected = {"originals": flat, "reconstructions": means, "mixture_samples": mixture}
-    expected |= {"samples": samples, "training": planted.data.train.reshape(60, -1) / 255}
+    chosen, training = np.arange(0, 30, 3), np.arange(0, 60, 2)
+    seen = features.describe_views(planted, describe, means, chosen, training, samples, mixture, ppca)
+    flat = planted.data.test[chosen].reshape(10, -1) / 255
+    expected = {"originals": flat, "reconstructions": means[chosen], "mixture_samples": mixture}
+    expected |= {"samples": samples, "training": planted.data.train[training].reshape(30, -1) / 255}
     expected |= {"mean_image": ppca.decode_bias[None], "pca": measures.pca_reconstruction(ppca, flat)}
     assert set(seen) == set(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(seen[name][0], values, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-def test_distances_are_those_of_the_views_that_they_are_called_after(planted, monkeypatch):
-    monkeypatch.setattr(features, "SAMPLES", 60)  # all training images
+def test_distances_are_those_of_the_views_that_they_are_called_after(planted):
     logits = np.where(planted.data.test_labels == 1, 1.0, -1.0)
     planned = np.random.default_rng(3).standard_normal((30, 4))
     moved = {"originals": 0, "samples": 1, "mixture_samples": 2, "reconstructions": 3}
     views = {name: [planned + shift, logits] for name, shift in moved.items()}
-    views["training"] = [np.tile(planned + 4, (2, 1)), np.tile(logits, (2, 1))]
+    views["training"] = [planned + 4, logits]
     found = features.frechet(views, planted.data.test_labels)
     for name, shift in moved.items() - {("originals", 0)}:
         assert found[name] == pytest.approx(4 * shift**2)
-    assert found["training"] == pytest.approx(4 * 16, rel=0.01) and found["classifier_accuracy"] == 1
+    assert found["training"] == pytest.approx(4 * 16) and found["classifier_accuracy"] == 1
 
 
 def test_copies_differ_from_new_images_and_their_sources_are_found():
@@ -354,28 +358,25 @@ def test_shares_of_attributes_are_of_those_who_have_them():
 
 
 @pytest.mark.parametrize(
-    ("script", "pixel_likelihood", "samples", "images"),
-    [(vae_fc, "bernoulli", 5000, 1200), (vae_conv, "bernoulli", 500, 1200), (vae_fc, "gaussian", 5000, 1000)],
+    ("script", "side", "size"), [(vae_fc, 28, (500, 5500)), (vae_conv, 32, (100, 1600)), (vae_conv, 64, (100, 400))]
 )
-def test_how_many_samples_and_images_the_likelihood_takes(
-    planted, small_sets, script, pixel_likelihood, samples, images, monkeypatch
-):
-    """The networks decide, whatever the script is called."""
-    taken = []
-    monkeypatch.setattr(
-        likelihood,
-        "importance_weighted_nll",
-        lambda call, x, labels, codes, samples, *_: taken.append((len(x), samples)) or np.ones(len(x)),
-    )
-    run = replace(
-        planted,
-        config=replace(planted.config, script="mine", likelihood=pixel_likelihood),
-        data=replace(planted.data, test=np.zeros((1200, 2, 2, 3), np.uint8)),
-        vae=SimpleNamespace(decoder=script.build_decoder((16, 16, 3), 12, False), takes_labels=False),
-    )
-    found = evaluation.likelihood_numbers(run, np.zeros((2, 1200, 12), np.float32), np.zeros(1200), 0)
-    assert (found["nll_samples"], found["nll_images"]) == (samples, images)
-    assert {count for _, count in taken} == {samples} and sum(count for count, _ in taken) == images
+def test_how_many_samples_and_images_the_likelihood_takes(planted, script, side, size):
+    """The networks decide, whatever the script is called: about as much work for each, unless flags say otherwise."""
+    data = replace(planted.data, test=np.zeros((10_000, 2, 2, 3), np.uint8))
+    decoder = script.build_decoder((side, side, 1 if side == 28 else 3), 10, side > 28)
+    run = replace(planted, data=data, vae=SimpleNamespace(decoder=decoder))
+    assert evaluation.likelihood_size(run) == size
+    assert evaluation.likelihood_size(run, 5000, 20_000) == (5000, 10_000)
+
+
+def test_operations_are_those_of_products():
+    image = keras.Input((9, 9, 3))
+    maps = keras.layers.Conv2D(5, 4, 2, "same")(image)  # 5x5 places
+    maps = keras.layers.Conv2DTranspose(7, 4, 2, "same")(maps)  # from 5x5 places
+    network = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(maps)))
+    products = 25 * 16 * 3 * 5 + 25 * 16 * 5 * 7 + 700 * 2
+    assert duration.operations(network) == pytest.approx(2 * products, abs=1)
+    assert duration.operations(keras.Sequential([image, network])) == pytest.approx(2 * products, abs=2)
 
 
 @pytest.mark.parametrize(("z", "count"), [(12, 10), (250, 8)])
@@ -502,20 +503,39 @@ def test_what_the_pictures_of_a_conditional_vae_show(planted, grids):
     np.testing.assert_array_equal(shown["mixture.png"], samples)
     np.testing.assert_array_equal(shown["neighbours.png"][:10], samples[:10])
     ppca = fit_ppca(run.data.train, 3)
-    seen = features.describe_views(run, lambda x: (np.reshape(x, (len(x), -1)),) * 2, means, means, means[:25], ppca)
+    rows, codes = np.arange(30), (means, means[:25])
+    describe = lambda x: (np.reshape(x, (len(x), -1)),) * 2  # noqa: E731
+    seen = features.describe_views(run, describe, means, rows, rows, *codes, ppca)
     np.testing.assert_array_equal(seen["reconstructions"][0][:, :2], labels)
     np.testing.assert_array_equal(seen["mixture_samples"][0][:, :2], samples)
 
 
-def test_evaluating_twice_gives_the_same_numbers(quick, tmp_path, capsys):
+def test_a_run_is_evaluated_once_until_something_changes(quick, tmp_path, monkeypatch, capsys):
     train(vae_fc, tmp_path)
-    folder = tmp_path / "fc_toy-digits_z2"
-    results = []
-    for _ in range(2):
-        evaluate.main([str(folder), "--nll-samples", "5"])
-        results.append(evaluated(folder) | {"seconds": 0})
-    assert results[0] == results[1] and results[0]["epoch"] == 1
+    folder, counted = tmp_path / "fc_toy-digits_z2", []
+    anew = evaluation.evaluate_anew
+    monkeypatch.setattr(evaluation, "evaluate_anew", lambda *those: counted.append(1) or anew(*those))
+
+    def times(*flags):
+        counted.clear()
+        with step_by_step():
+            [content] = evaluate.main([str(folder), "--nll-samples", "5", *flags])
+        assert content == evaluated(folder)
+        return len(counted)
+
+    assert times() == 1
+    first = evaluated(folder)
     capsys.readouterr()
+    assert times() == 0
+    printed = capsys.readouterr().out
+    assert "was evaluated before" in printed and f"{first['nll']:,.2f}" in printed and "traversals.png" in printed
+    (folder / "mixture.png").unlink()
+    assert times() == 1 and evaluated(folder) | {"seconds": 0} == first | {"seconds": 0}, "the same numbers again"
+    assert times("--seed", "1") == 1 and times("--seed", "1") == 0 and times("--nll-images", "9", "--seed", "1") == 1
+    edit(folder / "metrics.json", cost=0)
+    assert times("--nll-images", "9", "--seed", "1") == 1
+    (folder / "evaluation.json").write_text("{")
+    assert times("--nll-images", "9", "--seed", "1") == 1
     train(vae_fc, tmp_path, "--resume", "--epochs", 2)
     assert "evaluation.json and its pictures there are of an earlier epoch: python evaluate" in capsys.readouterr().out
 
@@ -536,41 +556,104 @@ def test_nothing_of_an_earlier_evaluation_stays_beside_a_new_one(quick, finished
     assert not (folder / "attributes.png").exists() and not (folder / "mixture.png").exists()
 
 
-def test_runs_that_are_evaluated_are_in_a_table_though_a_later_one_fails(
+NUMBERS = {
+    **{"loss": 7, "recon": 8, "kl": 9, "active_units": 10, "nll": 11, "nll_standard_error": 0.5},
+    **{"bits_per_dim": 12, "ppca_bits_per_dim": 13, "psnr_of_mean_mse": 14, "pca_psnr_of_mean_mse": 15, "ssim": 16},
+    **{"frechet": {"samples": 1, "mixture_samples": 2, "reconstructions": 3, "training": 4}},
+    **{"novelty": {"c_t": 5, "c_t_of_reconstructions": 6}, "attributes": None, "test_images": 9, "nll_images": 9},
+    **{"nll_samples": 5},
+    **{"pixels_sha256": "a"},
+}
+
+
+def test_what_is_no_run_is_skipped_and_what_cannot_be_evaluated_is_left_out(
     quick, finished_run, tmp_path, monkeypatch, capsys
 ):
+    """As `evaluate.py results/*` meets it; paths are printed as they were given."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gallery").mkdir()
+    (tmp_path / "README.md").touch()
+    for name in ("bad", "damaged", "good", "unfinished"):
+        shutil.copytree(finished_run, tmp_path / name)
+    (tmp_path / "unfinished" / "metrics.json").unlink()
+    paths = sorted(path.name for path in tmp_path.iterdir())
+    everything = evaluation.evaluate_anew
+
+    def evaluate_anew(run, *flags):
+        if run.folder.name == "bad":
+            raise NonFiniteError(f"{run.folder}: the second")
+        return everything(run, *flags)
+
+    monkeypatch.setattr(evaluation, "evaluate_anew", evaluate_anew)
+    (tmp_path / "damaged" / "encoder.keras").write_text("")
+    with pytest.raises(NonFiniteError, match="2 of 3 runs were left out"), step_by_step():
+        evaluate.main([*paths, "good", "--nll-samples", "2"])
+    out = capsys.readouterr().out
+    assert "skipped: README.md: is not a folder" in out and "skipped: gallery: holds no run" in out
+    assert "skipped: unfinished: has not finished" in out and str(tmp_path) not in out
+    assert "left out: bad: the second" in out and "left out: damaged/encoder.keras: cannot be read" in out
+    assert len(re.findall(r"(?m)^good +\d", out)) == 2 and f"\n  {'good'}/pairs.png" in out
+    shutil.rmtree(tmp_path / "bad")
+    shutil.rmtree(tmp_path / "damaged")
+    paths = sorted(path.name for path in tmp_path.iterdir())
+    with step_by_step():
+        assert len(evaluate.main([*paths, "--nll-samples", "2"])) == 1, "the others are no mistake"
+    with pytest.raises(UserError, match="results/typo: no such folder"):
+        evaluate.main(["results/typo", "good"])
+    with pytest.raises(UserError, match="3 paths, no run"):
+        evaluate.main(["gallery", "README.md", "unfinished"])
+
+
+def test_an_interrupted_evaluation_shows_the_runs_before(quick, finished_run, tmp_path, monkeypatch, capsys):
     folders = [shutil.copytree(finished_run, tmp_path / name / "run") for name in ("old", "new")]
-    one = dict.fromkeys(KEYS) | {"loss": 1.5, "nll_images": 9, "test_images": 9}
 
     def evaluate_run(run, *_):
         if run.folder == folders[1]:
-            raise NonFiniteError("the second")
-        return one
+            raise KeyboardInterrupt
+        return dict.fromkeys(KEYS) | NUMBERS
 
     monkeypatch.setattr(evaluation, "evaluate_run", evaluate_run)
-    with pytest.raises(NonFiniteError, match="the second"):
+    with pytest.raises(KeyboardInterrupt):
         evaluate.main(list(map(str, folders)))
     out = capsys.readouterr().out
-    assert re.search(r"(?m)^run +loss$", out) and f"\n{folders[0]}  1.50\n" in out and "new/run" not in out
+    assert re.search(r"(?m)^run +7.00 +8.00", out)
 
 
 def test_each_number_stands_under_its_heading(capsys):
-    frechet = {"samples": 1, "mixture_samples": 2, "reconstructions": 3, "training": 4}
-    novelty = {"c_t": 5, "c_t_of_reconstructions": 6}
-    own = {"loss": 7, "recon": 8, "kl": 9, "active_units": 10, "nll": 11, "bits_per_dim": 12, "ppca_bits_per_dim": 13}
-    own |= {"psnr_of_mean_mse": 14, "pca_psnr_of_mean_mse": 15, "ssim": 16, "frechet": frechet, "novelty": novelty}
-    about = {"attributes": None, "nll_images": 9, "test_images": 9}
-    results = [own | about | {"pixels_sha256": sha} for sha in "ab"]
-    print_tables(["one", "two"], results)
+    print_tables({Path("one"): NUMBERS, Path("two"): NUMBERS | {"pixels_sha256": "b"}})
     out = capsys.readouterr().out
-    headings, *rows = (line.split() for line in out.strip().splitlines()[:3])
-    assert [row[0] for row in rows] == ["one", "two"] and rows[0][1:] == rows[1][1:]
-    assert dict(zip(headings[1:], map(float, rows[0][1:]), strict=True)) == {
-        **{"loss": 7, "recon": 8, "KL": 9, "active": 10, "NLL": 11, "bits/dim": 12, "(pPCA)": 13, "PSNR": 14},
-        **{"(PCA)": 15, "SSIM": 16, "Frechet": 1, "(mixture)": 2, "(recon.)": 3, "(train)": 4},
+    blocks = [[line.split() for line in block.splitlines()] for block in out.strip().split("\n\n")[:2]]
+    found = {}
+    for headings, *rows in blocks:
+        assert [row[0] for row in rows] == ["one", "two"] and rows[0][1:] == rows[1][1:]
+        found |= zip(headings[1:], map(float, rows[0][1:]), strict=True)
+    assert found == {
+        **{"loss": 7, "recon": 8, "KL": 9, "active": 10, "NLL": 11, "+-": 0.5, "bits/dim": 12, "(pPCA)": 13},
+        **{"PSNR": 14, "(PCA)": 15, "SSIM": 16, "Frechet": 1, "(mixture)": 2, "(recon.)": 3, "(train)": 4},
         **{"C_T": 5, "(blurred)": 6},
     }
     assert "These runs are of different images, so their Frechet distances and C_T cannot be compared" in out
+
+
+@pytest.mark.parametrize("count", [1, 2, 6, 20])
+def test_tables_fit_a_hundred_columns(count, tmp_path, capsys):
+    """Whatever the runs are called, whatever they were trained with and however large their numbers are."""
+    large = dict.fromkeys(("loss", "recon", "nll", "nll_standard_error", "bits_per_dim"), -1e30)
+    large |= {"active_units": 10_000, "frechet": dict.fromkeys(NUMBERS["frechet"], 1e30), "nll_images": 3}
+    found = {}
+    for number in range(count):
+        folder = tmp_path / (f"conv_my-cats_z64-{number}" if number % 3 == 2 else f"{'x' * 90}{number}{'y' * 100}")
+        folder.mkdir()
+        write(folder / "config.json", json.dumps({"changes": {"beta": 4.0, "hidden": [500] * 30}}))
+        found[folder] = NUMBERS | {"loss_of_nll_images": -1e30} | (large if number % 2 else {})
+    print_tables(found)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 100
+    for number, folder in enumerate(found, 1):
+        assert folder.name in re.sub(r"\n  ", "", out), "in full below the tables"
+        if count > 2:
+            assert len(re.findall(rf"(?m)^ *{number} .*\d$", out)) >= 2, "look-alikes are told apart by numbers"
+    assert re.search(r"trained with beta 4.0, hidden \[500, 500", out)
 
 
 def write(path, content):
@@ -582,12 +665,12 @@ def edit(path, **changes):
 
 
 DAMAGES = {  # what is done to a run folder: what the message must name
-    "no folder": (lambda run: shutil.rmtree(run), "no such folder"),
+    "no folder": (lambda run: shutil.rmtree(run), "no such folder; name the folder of a finished run"),
     "unfinished": (
         lambda run: [(run / name).unlink() for name in ("metrics.json", "encoder.keras", "decoder.keras")],
         "no metrics.json in it",
     ),
-    "no config": (lambda run: (run / "config.json").unlink(), "no config.json in it"),
+    "no config": (lambda run: (run / "config.json").unlink(), "holds no run: no config.json in it"),
     "config is no JSON": (lambda run: write(run / "config.json", "{"), "config.json: cannot be read"),
     "config has no end": (lambda run: write(run / "config.json", "[" * 100_000), "config.json: cannot be read"),
     "config is a list": (lambda run: write(run / "config.json", "[]"), "config.json: lacks script"),
@@ -599,7 +682,7 @@ DAMAGES = {  # what is done to a run folder: what the message must name
         lambda run: (edit(run / "config.json", likelihood="gaussian"), edit(run / "metrics.json", sigma=0.0)),
         "metrics.json: sigma is 0.0",
     ),
-    "a file": (lambda run: (shutil.rmtree(run), write(run, "")), "is a file; name the folder of its run"),
+    "a file": (lambda run: (shutil.rmtree(run), write(run, "")), "is not a folder"),
     "no encoder": (lambda run: (run / "encoder.keras").unlink(), "encoder.keras: cannot be read"),
     "damaged decoder": (lambda run: write(run / "decoder.keras", "no zip"), "decoder.keras: cannot be read"),
     "a program": (
@@ -701,7 +784,7 @@ def test_nothing_to_evaluate(capsys):
 
 def test_a_link_to_itself_is_no_run(tmp_path):
     (tmp_path / "run").symlink_to(tmp_path / "run")
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         evaluate.main([str(tmp_path / "run")])
 
 
@@ -719,14 +802,27 @@ def test_a_classifier_that_cannot_be_kept_is_used_once(tmp_path, monkeypatch, ca
 def test_sets_of_one_name_keep_a_classifier_each(tmp_path, monkeypatch):
     """Say, two folders called train. Letters, whose labels are numbers, are not mirrored; named classes are."""
     monkeypatch.setattr(classifier, "EPOCHS", 1)
-    labels, mirrored = np.arange(20) % 2, {}
+    labels, mirrored, batches = np.arange(20) % 2, [], classifier.shuffled_batches
+    monkeypatch.setattr(classifier, "shuffled_batches", lambda *those: mirrored.append(those[2]) or batches(*those))
     for names, sha256 in ((("cat", "dog"), "1" * 64), (tuple(map(str, range(27))), "2" * 64)):
         images = np.zeros((20, 8, 8, 1), np.uint8)
         classifier.load_classifier(Dataset("train", images, images, labels, labels, names, sha256), tmp_path)
-    for folder in sorted((tmp_path / "cache").iterdir()):
-        network = keras.models.load_model(folder / "classifier.keras")
-        mirrored[folder.name] = any(isinstance(layer, keras.layers.RandomFlip) for layer in network.layers)
-    assert list(mirrored.values()) == [True, False]
+    assert len(list((tmp_path / "cache").iterdir())) == 2 and mirrored == [True, False]
+
+
+def test_a_classifier_sees_images_or_their_mirror_images_and_no_more_than_it_has_time_for():
+    images = np.random.default_rng(0).integers(0, 256, (300, 4, 6, 1), np.uint8)
+    batches = classifier.shuffled_batches(images, np.arange(300), True)
+    seen = [next(batches) for _ in range(6)]  # two epochs
+    for batch, rows in seen:
+        same, turned = ((batch == other).all(axis=(1, 2, 3)) for other in (images[rows], images[rows, :, ::-1]))
+        assert np.all(same ^ turned) and 0.2 < same.mean() < 0.8
+    for epoch in (seen[:3], seen[3:]):
+        assert np.array_equal(np.sort(np.concatenate([rows for _, rows in epoch])), np.arange(300))
+    sizes = {8: 790, 28: 790, 64: 382}  # ten epochs of small images, five of 64x64
+    for side, expected in sizes.items():
+        many = np.broadcast_to(np.uint8(0), (10_000, side, side, 1))
+        assert classifier.training_steps(Dataset("many", many, many, None, None, ())) == expected
 
 
 def test_from_the_shell(tmp_path):

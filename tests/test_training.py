@@ -12,7 +12,7 @@ from conftest import step_by_step
 
 import utils
 import vae_fc
-from vae import checkpoints, elbo, pixels, steps
+from vae import checkpoints, elbo, likelihood, pixels, precision, steps, xla
 from vae.data.dataset import Dataset
 from vae.pictures import picture_rows
 from vae.ppca import fit_ppca, start_at_ppca
@@ -294,6 +294,39 @@ def test_first_bad_number_is_named(row, column, words, tmp_path):
     terms[row, column] = np.nan
     with pytest.raises(NonFiniteError, match=f"{words} became nan in epoch 3, step {100 + row + 1}"):
         checkpoints.check_finite(terms, "epoch 3, step", 100, 2, tmp_path)
+
+
+def test_a_device_where_xla_cannot_compile_trains_without_it(monkeypatch, capsys):
+    """As a GPU without libdevice: whatever XLA is asked for fails when it is called, so nothing may ask twice."""
+    exact, failed = tf.function, []
+
+    def function(body=None, *, jit_compile=None, **options):
+        def fail(*_):
+            failed.append(body)
+            raise tf.errors.InternalError(None, None, "libdevice not found at ./libdevice.10.bc\n\t [[{{node Exp}}]]")
+
+        if body is None:
+            return lambda body: function(body, jit_compile=jit_compile, **options)
+        return fail if jit_compile else exact(body, **options)
+
+    monkeypatch.setattr(tf, "function", function)
+    monkeypatch.setattr(elbo, "bernoulli_log_prob", xla.fused(elbo.bernoulli_log_prob.__wrapped__))
+    xla.xla_works.cache_clear()
+    chosen, vae = settings(xla=True, z=3), small_run("bernoulli")
+    images, labels, noise = np.zeros((3, 4, 6, 6, 1), np.uint8), tf.zeros((3, 4, 0)), tf.zeros((4, 3))
+    optimizer = build_optimizer(vae.variables, 10)
+    train_call = steps.build_train_call(vae, vae.copy(), optimizer, utils.batch_loss, chosen)
+    first, weight = tf.constant(0, tf.int64), tf.constant(1.0)
+    assert np.isfinite(train_call(tf.constant(images), labels, tf.constant(3), first, tf.ones(3), weight)).all()
+    x, batch = pixels.to_pixels(images[0]), (labels[0], noise, noise, tf.zeros(4), tf.zeros(4), first, tf.constant(2))
+    steps.build_evaluate_call(vae, 0, True)(x, labels[0], first)
+    likelihood.build_importance_call(vae, 0, True)(x, *batch)
+    likelihood.build_dequantised_call(vae, 0, True)(tf.constant(images[0]), labels[0], x, first)
+    precision.in_bfloat16(vae.encoder)(x)
+    assert failed == [xla.trial]
+    line = "XLA cannot compile on this device (libdevice not found at ./libdevice.10.bc); going on without it"
+    assert capsys.readouterr().out.count(line) == 1
+    xla.xla_works.cache_clear()
 
 
 def test_pictures_show_people_with_glasses():

@@ -5,6 +5,7 @@ features know only these labels: distances between them are not an FID, and comp
 """
 
 import hashlib
+import math
 import sys
 
 import keras
@@ -20,10 +21,10 @@ FILTERS = (32, 64, 128)  # of convolutions that halve the sides
 FEATURES = 64  # units of the layer before the logits
 DROPOUT = 0.3
 EPOCHS = 10
+MOST_IMAGES, MOST_PIXELS = 200_000, 2e8  # that it is shown in all, height x width: fewer epochs for large sets
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3  # of Adam, with cosine decay
-MOST_IMAGES = 60_000  # evenly spaced ones of a larger training set
-RECIPE = 1  # raise it to train kept classifiers again after a change of this file
+RECIPE = 2  # raise it to train kept classifiers again after a change of this file
 
 
 def load_classifier(data, data_dir):
@@ -31,16 +32,12 @@ def load_classifier(data, data_dir):
 
     Returns a function: images (B, H, W, C) in [0, 1] -> features (B, FEATURES), logits (B, L).
     """
-    labels = hashlib.sha256(np.ascontiguousarray(data.train_labels)).hexdigest()
-    recipe = [RECIPE, FILTERS, FEATURES, DROPOUT, EPOCHS, BATCH_SIZE, LEARNING_RATE, MOST_IMAGES]
-    signature = [data.sha256, labels, list(data.label_names), recipe]
-    name = f"classifier-{data.name}-{data.sha256[:8]}"  # data sets of the same name have one each
 
     def build(folder):
         train_classifier(data).save(folder / "classifier.keras")
 
     try:
-        cached = open_cache(data_dir, name, signature, build)
+        cached = open_cache(data_dir, *cache_entry(data), build)
         model = load_network(cached / "classifier.keras", "delete it, and the next evaluation trains it again")
     except OSError as error:
         note(f"{data_dir}: the classifier cannot be kept there ({reason(error)}), so it is used only once")
@@ -48,46 +45,62 @@ def load_classifier(data, data_dir):
 
     @tf.function(reduce_retracing=True)
     def describe(images):
-        return model(255 * tf.cast(images, tf.float32), training=False)  # RandomFlip must not mirror
+        return model(255 * tf.cast(images, tf.float32), training=False)  # without Dropout
 
     return describe
 
 
-def shuffled_batches(images, labels):
+def cache_entry(data):
+    """The name and the signature of a data set's classifier in the cache."""
+    labels = hashlib.sha256(np.ascontiguousarray(data.train_labels)).hexdigest()
+    recipe = [RECIPE, FILTERS, FEATURES, DROPOUT, EPOCHS, MOST_IMAGES, MOST_PIXELS, BATCH_SIZE, LEARNING_RATE]
+    name = f"classifier-{data.name}-{data.sha256[:8]}"  # data sets of the same name have one each
+    return name, [data.sha256, labels, list(data.label_names), recipe]
+
+
+def training_steps(data):
+    """How many batches the classifier is trained on."""
+    height, width, _ = data.image_shape
+    images = min(MOST_IMAGES, MOST_PIXELS / (height * width))
+    return min(EPOCHS * -(-len(data.train) // BATCH_SIZE), math.ceil(images / BATCH_SIZE))
+
+
+def shuffled_batches(images, labels, mirror):
     """Yield batches of a training set that need not fit in memory, epoch after epoch, each in another order.
 
-    images: uint8 (N, H, W, C), labels: (N,) or (N, A).
+    images: uint8 (N, H, W, C), labels: (N,) or (N, A). With `mirror`, a random half of the images is mirrored.
     """
     random = np.random.default_rng(0)
-    random.permutation(len(images))  # unused; without it, every order and every published number would be another one
     while True:
         order = random.permutation(len(images))
         for start in range(0, len(images), BATCH_SIZE):
             rows = np.sort(order[start : start + BATCH_SIZE])
-            yield images[rows], labels[rows]
+            batch = images[rows]
+            if mirror:
+                chosen = random.random(len(rows)) < 0.5
+                batch[chosen] = batch[chosen, :, ::-1]
+            yield batch, labels[rows]
 
 
 def train_classifier(data):
     """Train a classifier on the originals; returns a Keras model as build_classifier does."""
-    step = -(-len(data.train) // MOST_IMAGES)
-    images, labels = data.train[::step], data.train_labels[::step]
-    note(f"training a classifier of {data.name} on {len(images):,} images (once; kept in the data folder)")
+    steps = training_steps(data)
+    count = min(len(data.train), steps * BATCH_SIZE)
+    note(f"training a classifier of {data.name} on {count:,} images (once; kept in the data folder)")
     keras.utils.set_random_seed(0)
+    model = build_classifier(data.image_shape, len(data.label_names))
+    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
+    model.compile(keras.optimizers.Adam(rate), loss=[None, label_loss(data.train_labels)])
     mirror = not all(map(str.isdigit, data.label_names))  # digits and letters, whose labels are numbers, stay
-    model = build_classifier(data.image_shape, len(data.label_names), mirror)
-    steps = -(-len(images) // BATCH_SIZE)
-    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, EPOCHS * steps)
-    model.compile(keras.optimizers.Adam(rate), loss=[None, label_loss(labels)])
-    batches = shuffled_batches(images, labels)
-    model.fit(batches, steps_per_epoch=steps, epochs=EPOCHS, verbose=int(sys.stdout.isatty()), shuffle=False)
+    batches = shuffled_batches(data.train, data.train_labels, mirror)
+    model.fit(batches, steps_per_epoch=steps, verbose=int(sys.stdout.isatty()), shuffle=False)
     return model
 
 
-def build_classifier(image_shape, label_count, mirror):
+def build_classifier(image_shape, label_count):
     """Images with levels 0 to 255 (B, H, W, C) -> [features (B, FEATURES), logits (B, L)], by strided convolutions."""
     image = keras.Input(image_shape)
     hidden = layers.Rescaling(1 / 127.5, offset=-1.0)(image)
-    hidden = layers.RandomFlip("horizontal", seed=0)(hidden) if mirror else hidden
     for filters in FILTERS:
         hidden = layers.Conv2D(filters, 4, 2, "same", activation="leaky_relu")(hidden)  # (B, H/2, W/2, filters)
     hidden = layers.Dropout(DROPOUT, seed=0)(layers.Flatten()(hidden))

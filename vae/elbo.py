@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 import keras
 import tensorflow as tf
 
+from vae.xla import fused
+
 SIGMA_FLOOR = 1 / 510  # half a grey level: below it, the density of 8-bit pixels is meaningless and unbounded
 
 
@@ -22,7 +24,7 @@ def image_sums(pixels):
     return tf.linalg.matvec(tf.reshape(pixels, (-1, num_pixels)), tf.ones(num_pixels))
 
 
-@tf.function(autograph=False, jit_compile=True)  # one fused operation, even where XLA does not compile the networks
+@fused
 def bernoulli_log_prob(x, logits):
     """log p(x) of Bernoulli pixels, nats, summed over each image, (B,).  x in [0, 1], logits: both (B, H, W, C).
 

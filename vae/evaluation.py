@@ -1,95 +1,159 @@
 """The evaluation of finished runs, in the order in which it happens: numbers, evaluation.json, pictures, table."""
 
+import hashlib
+import json
 import math
 import os
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from vae import elbo, features, likelihood, measures, pixels
+from vae import duration, elbo, features, likelihood, measures, pixels
 from vae import evaluation_pictures as pictures
-from vae.finished_run import load_run
+from vae.evaluation_table import names_of, print_tables
+from vae.finished_run import about_missing, load_run, why_no_run
 from vae.measures import evenly_spaced, mean_of, psnr
 from vae.ppca import fit_ppca
-from vae.run_folder import write_json
+from vae.run_folder import PACKAGES, ROOT, read_key, write_json
 from vae.steps import build_evaluate_call, evaluate_images
-from vae.terminal import NonFiniteError, note, progress, progress_bar
+from vae.terminal import NonFiniteError, UserError, note, progress, progress_bar
+from vae.xla import xla_works
 
-NLL_SAMPLES = 5_000  # importance samples per image
-NLL_SAMPLES_OF_CONVOLUTIONS = 500  # the same for convolutional decoders, which are about ten times slower
-NLL_IMAGES = {"bernoulli": math.inf, "gaussian": 1_000}  # at most this many test images for nll
-NLL_STEPS = 10  # samples between two updates of the progress bar
+NLL_SAMPLES = 500  # importance samples per image
+NLL_SAMPLES_OF_CONVOLUTIONS = 100  # the same for convolutional decoders, which are about ten times slower
+NLL_OPERATIONS = 5e12  # the decoder's multiplications and additions for nll: where one image takes more, fewer images
 
-COLUMNS = {  # heading: (where evaluation.json has the number, its format)
-    "loss": ("loss", ",.2f"),
-    "recon": ("recon", ",.2f"),
-    "KL": ("kl", ".2f"),
-    "active": ("active_units", "d"),
-    "NLL": ("nll", ",.2f"),
-    "bits/dim": ("bits_per_dim", ".3f"),
-    "(pPCA)": ("ppca_bits_per_dim", ".3f"),
-    "PSNR": ("psnr_of_mean_mse", ".2f"),
-    "(PCA)": ("pca_psnr_of_mean_mse", ".2f"),
-    "SSIM": ("ssim", ".3f"),
-    "Frechet": ("frechet.samples", ".2f"),
-    "(mixture)": ("frechet.mixture_samples", ".2f"),
-    "(recon.)": ("frechet.reconstructions", ".2f"),
-    "(train)": ("frechet.training", ".2f"),
-    "C_T": ("novelty.c_t", "+.1f"),
-    "(blurred)": ("novelty.c_t_of_reconstructions", "+.1f"),
-}
+# Runs ---------------------------------------------------------------------------------------------------------
 
 
 def evaluate(runs, data_dir=None, out="results", seed=0, nll_samples=None, nll_images=None):
     """Evaluate runs and print a table; returns the contents of their evaluation.json.
 
-    runs: their folders; the other arguments are the flags of evaluate.py. Raises UserError if a run cannot be read, and
-    NonFiniteError as evaluate_run does.
+    runs: their folders; what is no finished run is skipped. The other arguments are the flags of evaluate.py. A run
+    that cannot be evaluated is left out with a line, and the others go on; in the end its error is raised, a UserError
+    or the NonFiniteError of evaluate_run.
     """
-    folders = list(dict.fromkeys(Path(os.path.realpath(path)) for path in runs))  # each once, "." by its name
-    runs = [load_run(folder, data_dir) for folder in folders]
-    names, results = [folder.name for folder in folders], []
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
+    folders, evaluated, errors = finished_runs(runs), [], []
     try:
-        for run in runs:
-            results.append(evaluate_run(run, seed, nll_samples, nll_images))
+        for folder in folders:
+            try:
+                run = load_run(folder, data_dir)
+                evaluated.append((run, evaluate_run(run, seed, nll_samples, nll_images)))
+            except (UserError, NonFiniteError) as error:
+                errors.append(error)
+                if len(folders) > 1:
+                    note(f"left out: {error}")
+        list_pictures([run.folder for run, _ in evaluated])
+        if len(evaluated) > 1:
+            summary, runs = Path(out) / "summary.png", [run for run, _ in evaluated]
+            pictures.draw_summary(summary, runs, names_of([run.folder for run in runs]), seed)
+            note(f"{summary}  the same test images and samples of each run")
     finally:
-        if results:  # each takes minutes, so show them even if a later one fails
-            print_tables(names[: len(results)], results)
-    for run in runs:
-        note(f"\n{run.folder / 'evaluation.json'}")
-        for name, content in pictures.PICTURES.items():
-            if (run.folder / name).exists():
-                note(f"  {run.folder / name}  {content}")
-    if len(runs) > 1:
-        summary = Path(out) / "summary.png"
-        pictures.draw_summary(summary, runs, names, seed)
-        note(f"\n{summary}  the same test images and samples of each run")
-    return results
+        if evaluated:  # each may have taken minutes: show them even if a later one is interrupted
+            print_tables({run.folder: content for run, content in evaluated})
+    if len(folders) == 1 and errors:
+        raise errors[0]
+    if errors:
+        raise type(errors[0])(f"{len(errors)} of {len(folders)} runs were left out; the lines above say why")
+    return [content for _, content in evaluated]
 
 
-def evaluate_run(run, seed, nll_samples, nll_images):
+def finished_runs(paths):
+    """The folders among the paths that hold a finished run, each once; prints a line about each other path.
+
+    UserError if a path does not exist, or if none holds a finished run.
+    """
+    example = "name the folder of a finished run, like results/fc_mnist_z2"
+    found, others = {}, []
+    for path in map(Path, paths):
+        folder = path if path.name not in ("", "..") else path.resolve()  # "." by its name
+        if not os.path.lexists(folder):
+            raise UserError(f"{path}: {about_missing(path)}")
+        if why := why_no_run(folder):
+            others.append(f"{path}: {why}")
+        else:
+            found.setdefault(os.path.realpath(folder), folder)
+    if not found:
+        raise UserError(f"{others[0]}; {example}" if len(others) == 1 else f"{len(others)} paths, no run; {example}")
+    for line in others:
+        note(f"skipped: {line}")
+    return list(found.values())
+
+
+def list_pictures(folders):
+    """Say what evaluations have left in these folders."""
+    for folder in folders:
+        note(f"\n{folder / 'evaluation.json'}")
+    names = {name: [folder / name for folder in folders if (folder / name).exists()] for name in pictures.PICTURES}
+    for name, paths in names.items():
+        if paths:
+            note(f"  {paths[0] if len(folders) == 1 else name}  {pictures.PICTURES[name]}")
+
+
+# One run ------------------------------------------------------------------------------------------------------
+
+
+def evaluate_run(run, seed, nll_samples=None, nll_images=None):
     """Write evaluation.json and the pictures of a run, in place of earlier ones; returns the content of the former.
 
-    Raises NonFiniteError if the loss or the likelihood of a test image is not finite.
+    If an earlier evaluation was of the same files with the same flags, nothing is computed again. Raises NonFiniteError
+    if the loss or the likelihood of a test image is not finite.
     """
+    nll_samples, nll_images = likelihood_size(run, nll_samples, nll_images)
+    inputs = inputs_sha256(run, seed, nll_samples, nll_images)
+    content = kept_evaluation(run.folder, inputs)
+    if content:
+        note(f"{run.folder}: was evaluated before; to repeat it, delete evaluation.json there")
+    else:
+        content = evaluate_anew(run, inputs, seed, nll_samples, nll_images)
+    remark_on_loss(run, content["loss"], seed)
+    return content
+
+
+def inputs_sha256(run, *flags):
+    """SHA-256 of all that the numbers of a run depend on: its files, images and settings, the flags, the program."""
+    versions = {name: package.__version__ for name, package in PACKAGES.items()}
+    settings = asdict(replace(run.config, data_dir=""))  # what lies there is in pixels_sha256
+    digest = hashlib.sha256(json.dumps([settings, flags, versions]).encode())
+    files = [run.folder / name for name in ("encoder.keras", "decoder.keras", "metrics.json")]
+    for path in [*files, *sorted(ROOT.glob("vae/**/[!.]*.py"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def kept_evaluation(folder, inputs):
+    """The content of a run's evaluation.json if it is of these inputs and its pictures are there, else None."""
+    path = folder / "evaluation.json"
+    drawn = read_key(path, "pictures")
+    if read_key(path, "inputs_sha256") != inputs or not drawn or not all((folder / name).exists() for name in drawn):
+        return None
+    return json.loads(path.read_text())
+
+
+def evaluate_anew(run, inputs, seed, nll_samples, nll_images):
+    """As evaluate_run, whatever there is of an earlier evaluation.  inputs: from inputs_sha256."""
     began = time.perf_counter()
     data, config = run.data, run.config
-    note(f"\n{run.folder}: {data.name}, {len(data.test):,} test images, z = {config.z}")
+    importance_call = likelihood.build_importance_call(run.vae, seed, config.xla)
+    seconds = duration.seconds_of(run, importance_call, nll_samples, nll_images)
+    about = f"{run.folder}: {data.name}, {len(data.test):,} test images, z = {config.z}"
+    note(f"\n{about}; this takes about {duration.in_words(seconds)}")
     call = build_evaluate_call(run.vae, seed, config.xla)
     recon, kl, mse, *codes = evaluate_images(call, data.test, run.labels("test"), config.binarize, seed)
     means, loss = codes[0], recon + kl
     unit_kl = np.mean(elbo.kl_to_standard_normal(*codes).numpy(), axis=0, dtype=np.float64)  # (z,)
     check_finite(run, "loss", loss, np.arange(len(loss)))
-    rows = evenly_spaced(len(data.train), features.SAMPLES)
-    labels = run.labels("train")[rows]
-    *_, train_means, train_log_stds = evaluate_images(call, data.train[rows], labels, config.binarize, seed)
-    samples = features.sample_codes(config.z, seed)
-    mixture = features.mixture_codes(train_means, train_log_stds, seed)
-    ppca = fit_ppca(data.train, config.z, limit=len(data.train), iterations=10)
+    count = features.image_count(data.image_shape)
+    rows, chosen = evenly_spaced(len(data.train), count), evenly_spaced(len(data.test), count)
+    train_means, train_log_stds = encode(run, data.train[rows], run.labels("train")[rows], seed)
+    samples = features.sample_codes(config.z, seed)[:count]
+    mixture = features.mixture_codes(train_means, train_log_stds, seed)[:count]
+    ppca = fit_ppca(
+        data.train, config.z, limit=features.pca_limit(data.image_shape), iterations=features.PCA_ITERATIONS
+    )
 
     numbers = {
         "loss": mean_of(recon) + mean_of(kl),
@@ -98,16 +162,16 @@ def evaluate_run(run, seed, nll_samples, nll_images):
         "kl_per_unit": sorted(unit_kl.tolist(), reverse=True),
         "active_units": measures.active_units(means),
     }
-    numbers |= pixel_numbers(run, mse, means, ppca, seed)
-    remark_on_loss(run, numbers["loss"], seed)
-    numbers |= likelihood_numbers(run, codes, loss, seed, nll_samples, nll_images)
-    numbers |= density_numbers(run, ppca, seed)
-    found, neighbours = features.feature_numbers(run, means, samples, mixture, ppca)
+    numbers |= pixel_numbers(run, mse, means, chosen, ppca, seed)
+    numbers |= likelihood_numbers(run, importance_call, codes, loss, seed, nll_samples, nll_images)
+    numbers |= density_numbers(run, chosen, ppca, seed)
+    found, neighbours = features.feature_numbers(run, means, chosen, samples, mixture, ppca)
     about = {name: getattr(config, name) for name in ("dataset", "script", "z", "likelihood", "binarize")} | {
         "epoch": run.metrics.epoch,
         "training_seed": config.seed,
         "seed": seed,
         "pixels_sha256": data.sha256,
+        "inputs_sha256": inputs,
         "test_images": len(data.test),
         "seconds": round(time.perf_counter() - began, 1),
     }
@@ -121,7 +185,16 @@ def evaluate_run(run, seed, nll_samples, nll_images):
     pictures.draw_pairs(run, means, loss)
     pictures.draw_neighbours(run, samples, neighbours)
     pictures.draw_mixture(run, mixture)
+    content["pictures"] = [name for name in pictures.PICTURES if (run.folder / name).exists()]
+    write_json(run.folder / "evaluation.json", content)  # with all pictures, it need not be computed again
     return content
+
+
+def encode(run, images, labels, seed):
+    """Mean and log-std of q(z|x), each (N, z), of images as the loss sees them."""
+    xla = run.config.xla and xla_works()
+    posterior = tf.function(lambda x, labels, _: run.vae.posterior(x, labels), autograph=False, jit_compile=xla)
+    return evaluate_images(posterior, images, labels, run.config.binarize, seed)
 
 
 def check_finite(run, name, values, images):
@@ -141,19 +214,24 @@ def remark_on_loss(run, loss, seed):
         )
 
 
-def pixel_numbers(run, mse, means, ppca, seed):
+def pixel_numbers(run, mse, means, chosen, ppca, seed):
     """How close reconstructions are to the test images: PSNR and SSIM, and the PSNR of PCA.
 
-    mse: mean squared errors of the reconstructions, (N,); means: of q(z|x), (N, z).
+    mse: mean squared errors of the reconstructions, (N,); means: of q(z|x), (N, z); chosen: rows of the test images
+    that SSIM looks at, (n,).
     """
-    similarity, linear, labels = [], [], run.labels("test")
+    images, binarize, labels = run.data.test, run.config.binarize, run.labels("test")
     window = min(11, *run.data.image_shape[:2])  # pixels; 11 is the default of tf.image.ssim
-    batches = pixels.rows_of(len(means))
+    similarity, linear, batches = [], [], pixels.rows_of(len(chosen))
     for rows in progress(batches, len(batches)):
-        x = pixels.chosen_pixels(run.data.test, run.config.binarize, seed, np.arange(len(means))[rows])
-        decoded = run.vae.pixel_means(means[rows], labels[rows])
+        x = pixels.chosen_pixels(images, binarize, seed, chosen[rows])
+        decoded = run.vae.pixel_means(means[chosen[rows]], labels[chosen[rows]])
         similarity.append(tf.image.ssim(x, decoded, 1.0, filter_size=window).numpy())
-        flat = x.reshape(len(x), -1)
+    batches = pixels.rows_of(len(images))
+    for rows in progress(batches, len(batches)):
+        flat = pixels.chosen_pixels(images, binarize, seed, np.arange(len(images))[rows]).reshape(
+            rows.stop - rows.start, -1
+        )
         linear.append(np.square(measures.pca_reconstruction(ppca, flat) - flat).mean(axis=1))
     return {
         "psnr": mean_of(psnr(mse)),
@@ -163,27 +241,34 @@ def pixel_numbers(run, mse, means, ppca, seed):
     }
 
 
-def likelihood_numbers(run, codes, loss, seed, samples=None, most_images=None):
+def likelihood_size(run, samples=None, images=None):
+    """Importance samples per image, and how many test images get them; None: as many as the constants above allow."""
+    decoder = run.vae.decoder
+    convolutional = any(len(weight.shape) == 4 for weight in decoder.weights)  # kernels of convolutions
+    samples = samples or (NLL_SAMPLES_OF_CONVOLUTIONS if convolutional else NLL_SAMPLES)
+    hundreds = NLL_OPERATIONS / (duration.operations(decoder) * samples) // 100
+    return samples, min(images or 100 * max(1, int(hundreds)), len(run.data.test))
+
+
+def likelihood_numbers(run, importance_call, codes, loss, seed, samples, count):
     """The importance-weighted bound on -log p(x), nats per image, and the loss of the same images.
 
-    codes: mean and log-std of q(z|x), each (N, z); loss: (N,). samples: importance samples per image; most_images: of
-    the test set; None: the constants above. The images are evenly spaced: the first ones may all be of one class.
+    codes: mean and log-std of q(z|x), each (N, z); loss: (N,). samples: importance samples per image; count: of test
+    images, which are evenly spaced: the first ones may all be of one class.
     """
     data, config = run.data, run.config
-    convolutional = any(len(weight.shape) == 4 for weight in run.vae.decoder.weights)  # kernels of convolutions
-    samples = samples or (NLL_SAMPLES_OF_CONVOLUTIONS if convolutional else NLL_SAMPLES)
-    count = min(most_images or NLL_IMAGES[config.likelihood], len(data.test))
-    call = likelihood.build_importance_call(run.vae, seed, config.xla)
     images, labels, batches = evenly_spaced(len(data.test), count), run.labels("test"), pixels.rows_of(count)
     label = f"likelihood of {count:,} images, {samples:,} importance samples each"
     parts = []
-    with progress_bar(len(batches) * -(-samples // NLL_STEPS), label) as advance:
+    with progress_bar(len(batches) * -(-samples // likelihood.STEPS), label) as advance:
         for batch, rows in enumerate(batches):
             chosen = images[rows]
             x = tf.constant(pixels.chosen_pixels(data.test, config.binarize, seed, chosen))
             own = [tf.constant(part[chosen]) for part in (labels, *codes)]
             first = batch * samples  # number of its first noise
-            nll = likelihood.importance_weighted_nll(call, x, own[0], own[1:], samples, first, NLL_STEPS, advance)
+            nll = likelihood.importance_weighted_nll(
+                importance_call, x, own[0], own[1:], samples, first, likelihood.STEPS, advance
+            )
             parts.append(nll)
     nll = np.concatenate(parts)
     check_finite(run, "likelihood", nll, images)
@@ -196,14 +281,14 @@ def likelihood_numbers(run, codes, loss, seed, samples=None, most_images=None):
     }
 
 
-def density_numbers(run, ppca, seed):
+def density_numbers(run, chosen, ppca, seed):
     """Bits per dimension of dequantised test images: a bound from the VAE's ELBO, and exact ones of pPCA.
 
-    They are None for Bernoulli pixels.
+    They are None for Bernoulli pixels.  chosen: rows of the test images that are looked at, (n,).
     """
     if run.config.likelihood != "gaussian":
         return {"bits_per_dim": None, "ppca_bits_per_dim": None}
-    images, labels, size = run.data.test, run.labels("test"), math.prod(run.data.image_shape)
+    images, labels, size = run.data.test[chosen], run.labels("test")[chosen], math.prod(run.data.image_shape)
     call = likelihood.build_dequantised_call(run.vae, seed, run.config.xla)
     vae, linear = [], []
     batches = pixels.rows_of(len(images))
@@ -216,50 +301,3 @@ def density_numbers(run, ppca, seed):
         "bits_per_dim": likelihood.bits_per_dim(mean_of(np.concatenate(vae)), size),
         "ppca_bits_per_dim": likelihood.bits_per_dim(mean_of(np.concatenate(linear)), size),
     }
-
-
-def print_tables(names, results):
-    """Print a table of the contents of evaluation.json, without empty columns, and the attributes of each run."""
-    columns = [[heading, *(cell(numbers, *where) for numbers in results)] for heading, where in COLUMNS.items()]
-    columns = [["run", *names], *(column for column in columns if any(column[1:]))]
-    note("\n" + table(list(zip(*columns, strict=True))))
-    note(
-        "loss, recon, KL and NLL (a tighter bound): nats per image. bits/dim: of dequantised pixels, a true bound.\n"
-        "PSNR: dB, from the mean squared error. C_T: look for copies if it is below -3 and below (blurred), that of\n"
-        "reconstructed test images. In brackets: for comparison."
-    )
-    if len({numbers["pixels_sha256"] for numbers in results}) > 1:
-        note("These runs are of different images, so their Frechet distances and C_T cannot be compared.")
-    for name, numbers in zip(names, results, strict=True):
-        if numbers["nll_images"] < numbers["test_images"]:
-            images = f"{numbers['nll_images']:,} test images, whose loss is {numbers['loss_of_nll_images']:,.2f}"
-            note(f"{name}: NLL is of {images}, from {numbers['nll_samples']:,} samples each")
-        if numbers["attributes"]:
-            print_attributes(name, numbers["attributes"])
-
-
-def print_attributes(name, found):
-    """Print how well ten attributes are recognised, first those of attributes.png."""
-    order = sorted(found, key=lambda attribute: attribute not in pictures.SHOWN_ATTRIBUTES)[:10]
-    views = ("originals", "reconstructions", "pca", "mean_image", "retention")
-    rows = [["recognised", "", *(view.replace("_", " ") for view in views)]]
-    for attribute in order:
-        for answer in ("presence", "absence"):
-            recalls = [found[attribute][answer][view] for view in views]
-            rows.append([attribute, answer, *("-" if recall is None else f"{recall:.2f}" for recall in recalls)])
-    note(f"\n{name}: share of the faces with an attribute, and of those without, that a classifier recognises\n")
-    note(table(rows))
-
-
-def cell(numbers, place, form):
-    """A number as text; empty where the run has none."""
-    for key in place.split("."):
-        numbers = numbers and numbers[key]
-    return "" if numbers is None else format(numbers, form)
-
-
-def table(rows):
-    """The text of a table with aligned columns.  rows: a list of cells each, the first one a name."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    formats = [f"{{:<{widths[0]}}}", *(f"{{:>{width}}}" for width in widths[1:])]
-    return "\n".join("  ".join(map(str.format, formats, row)) for row in rows)

@@ -3,6 +3,8 @@
 A view is a set of images. Its features are (N, F), its logits (N, L).
 """
 
+import math
+
 import numpy as np
 import tensorflow as tf
 
@@ -10,9 +12,24 @@ from vae import elbo, measures, pixels
 from vae.classifier import load_classifier
 from vae.terminal import note, progress
 
-SAMPLES = 10_000  # samples, and at most as many training images, in the Frechet distances
+SAMPLES = 10_000  # images of each kind at most: samples, reconstructions, test and training images
+MOST_PIXELS = 1.6e7  # height x width of all images of a kind: fewer of larger images
+NEIGHBOURS = 60_000  # training images among which the nearest one is looked for
+PCA_PIXELS, PCA_ITERATIONS = 6e7, 10  # height x width of all images that PCA is fitted to; with fewer, it looks worse
 MIXTURE = 10  # Gaussians fitted to the codes of at most SAMPLES training images; fewer for few codes
 CODES_PER_UNIT = 5  # codes for each Gaussian and latent unit
+
+
+def image_count(image_shape):
+    """How many images of each kind are compared."""
+    height, width, _ = image_shape
+    return min(SAMPLES, math.ceil(MOST_PIXELS / (height * width)))
+
+
+def pca_limit(image_shape):
+    """The argument `limit` of fit_ppca: of larger sets, PCA is fitted to every second, third ... image."""
+    height, width, _ = image_shape
+    return math.ceil(PCA_PIXELS / (height * width))
 
 
 def sample_codes(z, seed):
@@ -32,13 +49,13 @@ def mixture_codes(means, log_stds, seed):
     return measures.fit_mixture(codes, gaussians, seed).draw(SAMPLES, seed).astype(np.float32)
 
 
-def feature_numbers(run, means, samples, mixture, ppca):
+def feature_numbers(run, means, chosen, samples, mixture, ppca):
     """The values of frechet, novelty and attributes in evaluation.json, and the samples' nearest training images.
 
     Where the data set has no labels for a classifier, the features are pPCA codes, and only novelty is not None.
 
-    means: posterior means of the test images, (N, z); samples, mixture: codes drawn from N(0, I) and from the mixture,
-    (SAMPLES, z). The nearest images are returned as rows of the training set, (SAMPLES,).
+    means: posterior means of all test images, (N, z); chosen: rows of those that are looked at, (n,). samples, mixture:
+    codes drawn from N(0, I) and from the mixture, (n, z). The nearest images are rows of the training set, (n,).
     """
     data, labelled = run.data, run.data.train_labels is not None
 
@@ -49,38 +66,40 @@ def feature_numbers(run, means, samples, mixture, ppca):
     if not labelled:
         note(f"{data.name} has no labels: novelty by principal components, no Frechet distance, no attributes")
     describe = load_classifier(data, run.config.data_dir) if labelled else linear_features
-    views = describe_views(run, describe, means, samples, mixture, ppca)
+    training = measures.evenly_spaced(len(data.train), NEIGHBOURS)
+    views = describe_views(run, describe, means, chosen, training, samples, mixture, ppca)
     nearness, neighbours = novelty(views)
+    labels = data.test_labels[chosen] if labelled else None
     return {
-        "frechet": frechet(views, data.test_labels) if labelled else None,
+        "frechet": frechet(views, labels) if labelled else None,
         "novelty": nearness | {"features": "classifier" if labelled else "pca"},
-        "attributes": attributes(views, data.test_labels, data.attributes) if data.attributes else None,
-    }, neighbours
+        "attributes": attributes(views, labels, data.attributes) if data.attributes else None,
+    }, training[neighbours]
 
 
-def describe_views(run, describe, means, samples, mixture, ppca):
+def describe_views(run, describe, means, chosen, training, samples, mixture, ppca):
     """The features and logits of test images, of what becomes of them, of training images and of samples.
 
-    describe: images in [0, 1] (B, H, W, C) -> features (B, F), logits (B, L); the rest as in feature_numbers. Returns
-    {view: [features, logits]}.
+    describe: images in [0, 1] (B, H, W, C) -> features (B, F), logits (B, L); training: rows of the training images
+    that are looked at; the rest as in feature_numbers. Returns {view: [features, logits]}.
     """
     data, shape = run.data, run.data.image_shape
 
     def project(rows):
-        x = data.test[rows].reshape(-1, np.prod(shape)) / 255
+        x = pixels.to_pixels(data.test[chosen[rows]]).numpy().reshape(-1, np.prod(shape))
         return measures.pca_reconstruction(ppca, x).reshape(-1, *shape)
 
     def decoder_of(codes, labels):
         return lambda rows: run.vae.pixel_means(codes[rows], labels[rows])
 
     views = {  # name: (number of images, function of rows that returns these images in [0, 1])
-        "originals": (len(data.test), lambda rows: data.test[rows] / 255),
-        "reconstructions": (len(means), decoder_of(means, run.labels("test"))),
-        "pca": (len(data.test), project),
+        "originals": (len(chosen), lambda rows: pixels.to_pixels(data.test[chosen[rows]])),
+        "reconstructions": (len(chosen), decoder_of(means[chosen], run.labels("test")[chosen])),
+        "pca": (len(chosen), project),
         "mean_image": (1, lambda rows: ppca.decode_bias.reshape(1, *shape)),
         "samples": (len(samples), decoder_of(samples, run.sample_labels(len(samples)))),
         "mixture_samples": (len(mixture), decoder_of(mixture, run.sample_labels(len(mixture)))),
-        "training": (len(data.train), lambda rows: data.train[rows] / 255),
+        "training": (len(training), lambda rows: pixels.to_pixels(data.train[training[rows]])),
     }
     batches = [(name, rows) for name, (count, _) in views.items() for rows in pixels.rows_of(count)]
     found = {name: [] for name in views}
@@ -95,7 +114,7 @@ def frechet(views, test_labels):
     if min(len(test), len(train)) < 2:
         return None
     others = {name: views[name][0] for name in ("samples", "mixture_samples", "reconstructions")}
-    others["training"] = train[measures.evenly_spaced(len(train), SAMPLES)]
+    others["training"] = train[measures.evenly_spaced(len(train), len(others["samples"]))]
     distances = {name: measures.frechet_distance(features, test) for name, features in others.items()}
     counts = {f"{name}_images": len(features) for name, features in others.items()}
     accuracy = measures.accuracy(views["originals"][1], test_labels)

@@ -73,13 +73,22 @@ class FinishedRun:
         return self.vae.pixel_means(*flat).numpy().reshape(*shape, *self.data.image_shape)
 
 
+def why_no_run(folder):
+    """What a path is if it is not the folder of a finished run, in a few words; None if it is one."""
+    if not folder.is_dir():
+        return "is not a folder"
+    if not (folder / "config.json").exists():
+        return "holds no run: no config.json in it"
+    if not (folder / "metrics.json").exists():
+        return "has not finished: no metrics.json in it; finish it with --resume"
+    return None
+
+
 def load_run(folder, data_dir=None):
     """Load the run in a folder.  data_dir: where its data set is; None: where it was during training.
 
     UserError if something is missing or damaged, or if the images are not those that the run was trained on.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: {about_missing(folder)}")
     if not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: is read-only, and evaluation.json has to go there; copy the run elsewhere")
     config, metrics = read_json(folder / "config.json", Config), read_json(folder / "metrics.json", Metrics)
@@ -98,9 +107,7 @@ def load_run(folder, data_dir=None):
 
 
 def about_missing(folder):
-    """What to say about a run that is no folder."""
-    if folder.is_file():
-        return f"is a file; name the folder of its run, {folder.parent}"
+    """What to say about a run that does not exist."""
     places = folder.parent, Path("results")
     runs = {path.parent.name: path.parent for place in places for path in place.glob("*/config.json")}
     return f"no such folder; name that of a finished run, like results/fc_mnist_z2{did_you_mean(folder.name, runs)}"
@@ -108,10 +115,6 @@ def about_missing(folder):
 
 def read_json(path, kind):
     """Read a JSON file of a run as the dataclass `kind`. UserError if a value is missing or of another type."""
-    if not path.exists():
-        raise UserError(
-            f"{path.parent}: no {path.name} in it; name the folder of a finished run, or finish this one with --resume"
-        )
     try:
         content = json.loads(path.read_text())
     except (ValueError, OSError, RecursionError) as error:

@@ -11,7 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from vae import elbo, pixels
+from vae.xla import xla_works
 
+STEPS = 10  # importance samples in one compiled call
 GREY_LEVELS = 255  # steps between black and white of an 8-bit pixel
 
 
@@ -24,7 +26,7 @@ def build_importance_call(vae, seed, xla):
     number of samples.
     """
 
-    @tf.function(jit_compile=xla)  # with AutoGraph, for a loop over any number of samples
+    @tf.function(jit_compile=xla and xla_works())  # with AutoGraph, for a loop over any number of samples
     def add_samples(x, labels, mean, log_std, largest, scaled_sum, noise):
         for one in noise:
             z = elbo.reparameterize(mean, log_std, one)
@@ -76,7 +78,7 @@ def build_dequantised_call(vae, seed, xla):
     without that noise, as in training: the bound holds for any q.
     """
 
-    @tf.function(autograph=False, jit_compile=xla)
+    @tf.function(autograph=False, jit_compile=xla and xla_works())
     def dequantised_call(images, labels, noisy, batch):
         mean, log_std = vae.posterior(pixels.to_pixels(images), labels)
         noise = tf.random.stateless_normal(tf.shape(mean), pixels.random_key(seed, pixels.EVALUATE, batch))

@@ -40,9 +40,10 @@ def psnr(squared_error):
 def pca_reconstruction(ppca, x):
     """Project x (B, D) onto the principal components and clip it to [0, 1]. pPCA's posterior mean would shrink it."""
     lengths = np.linalg.norm(ppca.decode, axis=1, keepdims=True)
-    components = ppca.decode / np.where(lengths > 0, lengths, 1)  # (z, D), orthonormal rows
-    centred = x - ppca.decode_bias
-    return np.clip(ppca.decode_bias + centred @ components.T @ components, 0, 1)
+    components = (ppca.decode / np.where(lengths > 0, lengths, 1)).astype(x.dtype)  # (z, D), orthonormal rows
+    mean = ppca.decode_bias.astype(x.dtype)
+    centred = x - mean
+    return np.clip(mean + centred @ components.T @ components, 0, 1)
 
 
 def discriminant_axes(means, labels=None):
@@ -144,15 +145,19 @@ def frechet_distance(one, other):
 
 
 def nearest(features, reference):
-    """The row of `reference` (M, F) nearest to each row of `features` (N, F): distances and row numbers, each (N,)."""
-    reference = np.asarray(reference, np.float64)
-    squares = np.square(reference).sum(axis=1)
+    """The row of `reference` (M, F) nearest to each row of `features` (N, F): distances and row numbers, each (N,).
+
+    One product of (f, 1) and (-2 r, |r|^2) is |f - r|^2 without |f|^2, which is the same for all r. It is in float32,
+    about the mean, where rounding can at most take one of two rows that are as near; the distances are float64.
+    """
+    features, reference = np.asarray(features, np.float64), np.asarray(reference, np.float64)
+    centred = reference - reference.mean(axis=0)
+    squares = np.square(centred).sum(axis=1, keepdims=True)
+    both = np.concatenate([-2 * centred, squares], axis=1).astype(np.float32).T
+    centred = np.pad(features - reference.mean(axis=0), ((0, 0), (0, 1)), constant_values=1).astype(np.float32)
     size = max(1, DISTANCES // len(reference))
     starts = range(0, len(features), size)
-    rows = []
-    for start in progress(starts, len(starts)):
-        products = np.asarray(features[start : start + size], np.float64) @ reference.T
-        rows.append(np.argmin(squares - 2 * products, axis=1))  # |f - r|^2 without |f|^2, which is the same for all r
+    rows = [np.argmin(centred[start : start + size] @ both, axis=1) for start in progress(starts, len(starts))]
     rows = np.concatenate(rows)
     return np.linalg.norm(features - reference[rows], axis=1), rows
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from vae.xla import xla_works
+
 CODES = ("mean", "log_std", "linear_mean", "linear_pixels")  # layers that need more than the 8 bits of bfloat16
 FEWEST_CHANNELS = 16  # with fewer, filter_gradient is slower than TensorFlow's own
 
@@ -94,7 +96,7 @@ def add_bias(maps, bias, activation):
     The gradient of the bias is a product with ones because that sums in float32. TensorFlow's own sum is in bfloat16,
     where a sum stops growing at 256 times its summands.
     """
-    compiled = tf.function(autograph=False, jit_compile=True)
+    compiled = tf.function(autograph=False, jit_compile=xla_works())
 
     def forward(maps, bias):
         return tf.cast(activation(tf.cast(maps, tf.float32) + tf.cast(bias, tf.float32)), maps.dtype)

@@ -10,6 +10,7 @@ from vae import pixels
 from vae.distributed import share_of_batch
 from vae.pixels import EVALUATE, MIRROR, NOISE, SHIFT, random_key
 from vae.terminal import progress
+from vae.xla import xla_works
 
 GPUS = tf.config.list_physical_devices("GPU")
 
@@ -85,7 +86,7 @@ def kl_weight(beta, warmup_epochs, epochs_done):
 
 def networks_under_xla(settings):
     """Whether XLA compiles the networks' training. In bfloat16 on a CPU it would compute in float32."""
-    return settings.xla and (settings.precision == "fp32" or bool(GPUS))
+    return settings.xla and xla_works() and (settings.precision == "fp32" or bool(GPUS))
 
 
 def build_gradient_call(vae, batch_loss, settings):
@@ -119,13 +120,13 @@ def build_updates(vae, averaged, optimizer, gradient_clip):
 
     Always under XLA on one device: it makes one pass over the weights of all the operations of an update.
     """
-    one_device = not tf.distribute.has_strategy()
+    compiled = not tf.distribute.has_strategy() and xla_works()
 
-    @tf.function(autograph=False, jit_compile=one_device)
+    @tf.function(autograph=False, jit_compile=compiled)
     def update(gradients):
         optimizer.apply(clip_gradients(gradients, gradient_clip), vae.variables)
 
-    @tf.function(autograph=False, jit_compile=one_device)
+    @tf.function(autograph=False, jit_compile=compiled)
     def update_average(weight):
         for mean, variable in zip(averaged.variables, vae.variables, strict=True):
             mean.assign_add(weight * (variable - mean))
@@ -201,7 +202,7 @@ def build_evaluate_call(vae, seed, xla):
     mean squared error of the reconstruction from the posterior mean.
     """
 
-    @tf.function(autograph=False, jit_compile=xla)
+    @tf.function(autograph=False, jit_compile=xla and xla_works())
     def evaluate_call(x, labels, batch):
         mean, log_std = vae.posterior(x, labels)
         noise = tf.random.stateless_normal(tf.shape(mean), random_key(seed, EVALUATE, batch))

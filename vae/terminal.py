@@ -43,7 +43,7 @@ def reason(error):
     """Why something failed, in a few words on one line, without the names of TensorFlow's operations."""
     text = " ".join((getattr(error, "strerror", None) or str(error)).split())
     if isinstance(error, tf.errors.OpError):
-        text = re.sub(r"^\{\{.*?\}\} |\s*\[Op.*", "", text).split("; ")[-1]
+        text = re.sub(r"^\{\{.*?\}\} |\s*\[(\[\{\{|Op).*", "", text).split("; ")[-1]
     return text[:300] or type(error).__name__
 
 

@@ -18,14 +18,19 @@ ABANDONED_SECONDS = 3600  # an unfinished folder that is unchanged for so long w
 HEX_DIGITS = 16 * "[0-9a-f]"  # in names of folders that this module makes
 
 
+def cache_folder(data_dir, name, signature):
+    """Where `open_cache` keeps what has this name and signature."""
+    digest = hashlib.sha256(json.dumps([LAYOUT, signature], sort_keys=True).encode()).hexdigest()[:16]
+    return Path(data_dir) / "cache" / f"{name}-{digest}"
+
+
 def open_cache(data_dir, name, signature, build):
     """Return the folder data_dir/cache/name-<hash>, filled by `build(folder)` if it does not exist or is damaged.
 
     signature: a JSON value that changes when the content would. Removes outdated folders of the same name. If another
     process finishes first, its folder is used.
     """
-    digest = hashlib.sha256(json.dumps([LAYOUT, signature], sort_keys=True).encode()).hexdigest()[:16]
-    folder = Path(data_dir) / "cache" / f"{name}-{digest}"
+    folder = cache_folder(data_dir, name, signature)
     if folder.is_dir() and not is_intact(folder):
         note(f"{folder}: is damaged, so it is built again")
         with partial_folder(folder.parent) as partial, contextlib.suppress(FileNotFoundError):  # others may do the same
