@@ -148,6 +148,14 @@ def grids(monkeypatch):
     return found
 
 
+@pytest.fixture
+def grid_pages(monkeypatch):
+    """The arguments of each page of images to come: images, columns, caption, labels."""
+    found, grid_page = [], pictures.grid_page
+    monkeypatch.setattr(pictures, "grid_page", lambda *page: found.append(page) or grid_page(*page))
+    return found
+
+
 @contextlib.contextmanager
 def step_by_step():
     """TensorFlow without graphs: to trace and compile a run takes seconds, which most tests are not about."""

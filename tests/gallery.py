@@ -25,9 +25,9 @@ GALLERY = ROOT / "results" / "gallery"
 COPIES = {  # picture of the gallery: picture of a run
     "toy_digits_manifold.png": "toy-digits-seed0/fc_toy-digits_z2/manifold.png",
     "toy_faces_reconstructions.png": "toy-faces-seed0/conv_toy-faces_z64/reconstructions.png",
-    "mnist_latent.png": "mnist-z2-seed0/fc_mnist_z2/latent.png",
     "mnist_samples.png": "mnist-z10-seed0/fc_mnist_z10/samples.png",
 }
+DIGITS = "mnist-z2-seed0/fc_mnist_z2"  # the run in latent.png and in the strip
 FACES, SMILES = 4, 2  # columns of faces in the strip, and faces that get a smile
 SMILE = 2.0  # of the difference between the mean codes of smiling and other faces
 UNLIKE = ("Smiling", "Mouth_Slightly_Open", "Mustache", "Wearing_Hat")  # what faces that get a smile do not have
@@ -49,6 +49,13 @@ def draw_digits(folders, path, count=13):
     pictures.save_grid(path, np.concatenate(rows), count, caption, labels)
 
 
+def draw_latent(run, path):
+    """Where the test images lie, with images that are decoded from there: the originals may not be published."""
+    data, means = run.data, posterior_means(run, run.data.test)
+    title = f"{data.name}: codes of the test images, and what the decoder makes of some of them"
+    pictures.save_latent(path, means, data.test_labels, data.label_names, title, run.decode(means))
+
+
 def draw_strip(digits, faces, path):
     """Three panels side by side: a plane of digits, faces above their reconstructions, faces that get a smile."""
     plane = tile(digits.decode(pictures.manifold_codes(9)), 9)
@@ -61,7 +68,7 @@ def draw_strip(digits, faces, path):
     strip = Image.new("RGB", (sum(panel.width + gap for panel, _ in panels) - gap, height), "white")
     draw, left = ImageDraw.Draw(strip), 0
     for panel, title in panels:
-        draw.text((left + 2, 2), title, (pictures.INK,) * 3, pictures.font_of((title,), 15))
+        draw.text((left + 2, 2), title, (pictures.INK,) * 3, pictures.font_of(14))
         strip.paste(panel, (left, top))
         left += panel.width + gap
     strip.save(path, optimize=True)
@@ -73,13 +80,20 @@ def tile(images, columns):
 
 
 def smiling_pairs(run):
-    """Decoded faces of the test set that do not smile, each beside itself with a smile."""
+    """Decoded faces of the test set that do not smile, each beside itself with a smile.
+
+    Shows those whose mouths change most: in the middle third of the width, below the nose.
+    """
     present = run.data.train_labels[:, run.data.label_names.index("Smiling")] == 1
     means = posterior_means(run, run.data.train)
     direction = SMILE * (means[present].mean(axis=0) - means[~present].mean(axis=0))
     unlike = [run.data.label_names.index(name) for name in UNLIKE]
-    serious = posterior_means(run, run.data.test[run.data.test_labels[:, unlike].sum(axis=1) == 0][:SMILES])
-    return np.stack([run.decode(serious), run.decode(serious + direction)], axis=1).reshape(-1, *run.data.image_shape)
+    serious = posterior_means(run, run.data.test[run.data.test_labels[:, unlike].sum(axis=1) == 0])
+    pairs = np.stack([run.decode(serious), run.decode(serious + direction)], axis=1)  # (N, 2, H, W, C)
+    height, width = run.data.image_shape[:2]
+    mouths = pairs[:, :, 5 * height // 8 : 7 * height // 8, width // 3 : 2 * width // 3]
+    change = np.square(mouths[:, 1] - mouths[:, 0]).mean(axis=(1, 2, 3))
+    return pairs[np.argsort(-change)[:SMILES]].reshape(-1, *run.data.image_shape)
 
 
 def main(argv=None):
@@ -95,8 +109,9 @@ def main(argv=None):
         shutil.copy(runs / source, GALLERY / name)
     lengths = [runs / name for name in ("toy-digits-seed0/fc_toy-digits_z2", "fc_toy-digits_z10", "fc_toy-digits_z20")]
     draw_digits(lengths, GALLERY / "digits_2_10_20.png")
-    digits, faces = ((runs / COPIES[f"{name}.png"]).parent for name in ("mnist_latent", "toy_faces_reconstructions"))
-    draw_strip(load_run(digits), load_run(faces), GALLERY / "strip.png")
+    digits, faces = load_run(runs / DIGITS), load_run((runs / COPIES["toy_faces_reconstructions.png"]).parent)
+    draw_latent(digits, GALLERY / "mnist_latent.png")
+    draw_strip(digits, faces, GALLERY / "strip.png")
 
 
 if __name__ == "__main__":

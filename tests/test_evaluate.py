@@ -262,14 +262,16 @@ def as_images(codes):
     return np.reshape(codes, (-1, 2, 2, 3))
 
 
-def test_what_the_pictures_show(planted, grids):
+def test_what_the_pictures_show(planted, grids, grid_pages):
     random = np.random.default_rng(1)
     means, loss = random.random((30, 12)), random.permutation(30)
     test = planted.data.test / 255
     evaluation_pictures.draw_pairs(planted, means, loss)
     order = np.argsort(loss)
-    rows = [part[chosen] for chosen in (order[:10], order[::-1][:10]) for part in (test, as_images(means))]
-    np.testing.assert_allclose(grids["pairs.png"], np.concatenate(rows), rtol=1e-6)
+    for page, chosen in zip(grid_pages, (order[:10], order[::-1][:10]), strict=True):
+        pairs = np.stack([test[chosen], as_images(means)[chosen]], axis=1)
+        np.testing.assert_allclose(page[0].reshape(pairs.shape), pairs, rtol=1e-6)
+        assert page[3] == [f"test image {row + 1}\n{loss[row]:,.1f} nats" for row in chosen]
 
     neighbours, samples = random.integers(0, 60, 40), features.sample_codes(12, 0)
     evaluation_pictures.draw_neighbours(planted, samples, neighbours)
@@ -280,7 +282,7 @@ def test_what_the_pictures_show(planted, grids):
     codes = grids["traversals.png"].reshape(10, 11, 12)
     for row, unit in enumerate(range(11, 1, -1)):
         expected = np.tile(means[0], (11, 1))
-        expected[:, unit] = np.linspace(-3, 3, 11)
+        expected[:, unit] = np.linspace(np.percentile(means[:, unit], 1), np.percentile(means[:, unit], 99), 11)
         np.testing.assert_allclose(codes[row], expected, rtol=1e-5, err_msg="the unit of the largest KL first")
 
     evaluation_pictures.draw_interpolation(planted, means)
@@ -292,15 +294,30 @@ def test_what_the_pictures_show(planted, grids):
     )
 
 
-def test_attributes_are_taken_away_left_and_added_right(planted, grids):
+def test_attributes_are_added_to_those_without_and_taken_away_from_others(planted, grids, grid_pages):
     rows, labels = np.arange(60), planted.data.train_labels
     train_means = np.zeros((60, 12))
     train_means[:, 0], train_means[:, 1] = 3.0 * labels[:, 0], 5.0 * labels[:, 1]
-    evaluation_pictures.draw_attributes(planted, np.zeros((30, 12)), train_means, rows)
-    shown = grids["attributes.png"].reshape(-1, 6, 12)[0, 1:]
-    directions = [train_means[labels[:, at] == 1].mean(0) - train_means[labels[:, at] == 0].mean(0) for at in (0, 1)]
-    steps = [0, -1.5 * directions[0], 1.5 * directions[0], -1.5 * directions[1], 1.5 * directions[1]]
-    np.testing.assert_allclose(shown, [np.zeros(12) + step for step in steps], rtol=1e-5)
+    means = np.random.default_rng(2).random((30, 12))
+    evaluation_pictures.draw_attributes(planted, means, train_means, rows)
+    shown = grids["attributes.png"].reshape(2, 2, 2, 10, 12)
+    for at in (0, 1):
+        step = 1.5 * (train_means[labels[:, at] == 1].mean(0) - train_means[labels[:, at] == 0].mean(0))
+        for value, sign in ((0, 1), (1, -1)):
+            own = np.flatnonzero(planted.data.test_labels[:, at] == value)
+            people = means[own[np.linspace(0, len(own) - 1, 10).astype(int)]]
+            np.testing.assert_allclose(shown[at, value], [people, people + sign * step], rtol=1e-5)
+    heads = grid_pages[0][3]
+    assert heads == "decoded,+ smiling,decoded,- smiling,decoded,+ eyeglasses,decoded,- eyeglasses".split(",")
+
+
+def test_few_people_with_an_attribute_leave_the_rest_of_their_row_white(planted, grids):
+    labels = np.zeros((30, 2), int)
+    labels[7, 0] = 1
+    run = replace(planted, data=replace(planted.data, test_labels=labels))
+    evaluation_pictures.draw_attributes(run, np.zeros((30, 12)), np.zeros((60, 12)), np.arange(60))
+    shown = grids["attributes.png"].reshape(-1, 10, 12)
+    assert len(shown) == 8 and not shown[2:4, 0].any() and (shown[2:4, 1:] == 1).all() and (shown[6:] == 1).all()
 
 
 def test_views_are_of_what_they_are_called(planted):
@@ -476,7 +493,7 @@ def test_conditional_networks_get_the_labels_of_their_images(dataset, quick, tmp
         evaluate.main([str(tmp_path / "run")])
 
 
-def test_what_the_pictures_of_a_conditional_vae_show(planted, grids):
+def test_what_the_pictures_of_a_conditional_vae_show(planted, grids, grid_pages):
     """With a decoder that shows the labels, whatever the code is."""
 
     def pixel_means(codes, labels):
@@ -492,13 +509,14 @@ def test_what_the_pictures_of_a_conditional_vae_show(planted, grids):
     evaluation_pictures.draw_mixture(run, np.zeros((25, 12)))
     evaluation_pictures.draw_neighbours(run, np.zeros((25, 12)), np.arange(25))
     shown = {name: images.reshape(len(images), 6, 2)[:, 0] for name, images in grids.items()}
-    np.testing.assert_array_equal(shown["pairs.png"][10:20], labels[:10])
+    decoded = grid_pages[0][0].reshape(10, 2, 6, 2)[:, 1, 0]
+    np.testing.assert_array_equal(decoded, labels[:10], err_msg="of the smallest loss")
     np.testing.assert_array_equal(shown["traversals.png"], np.tile(labels[0], (110, 1)))
     chosen = pictures.picture_rows(run.data, 16)
     line = shown["interpolation.png"].reshape(-1, 11, 2)[0]
     np.testing.assert_allclose(line[1:10], np.linspace(labels[chosen[0]], labels[chosen[1]], 9), rtol=1e-6)
-    decoded = shown["attributes.png"].reshape(10, 6, 2)[:, 1:]
-    np.testing.assert_array_equal(decoded, np.tile(labels[pictures.picture_rows(run.data, 10), None], (1, 5, 1)))
+    smiles = shown["attributes.png"].reshape(8, 10, 2)[:4, :, 0]
+    np.testing.assert_array_equal(smiles, np.repeat([0, 0, 1, 1], 10).reshape(4, 10), err_msg="labels stay")
     samples = pictures.sample_labels(labels.astype(np.float32), 25)
     np.testing.assert_array_equal(shown["mixture.png"], samples)
     np.testing.assert_array_equal(shown["neighbours.png"][:10], samples[:10])

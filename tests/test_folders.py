@@ -384,7 +384,8 @@ def write_classes(folder, classes, count=30):
 
 def test_folders_by_class_are_labels(tmp_path):
     classes = ["cat", "dog", "Émile & $x$"]
-    names = sorted(write_classes(tmp_path / "pets", classes))
+    written = write_classes(tmp_path / "pets", classes)
+    names = sorted(written)
     data = load_dataset(str(tmp_path / "pets"), tmp_path, 32)
     assert data.label_names == ("cat", "dog", "Émile _ _x_")
     for images, labels, side in zip(
@@ -394,6 +395,9 @@ def test_folders_by_class_are_labels(tmp_path):
         assert len(images) == len(labels) > 0
     again = load_dataset(str(tmp_path / "pets"), tmp_path, 32, limit=5)
     assert len(again.train_labels) == 5
+    for images, files in ((data.train, data.train_names), (again.test, again.test_names)):
+        assert [written[number] for number in images[:, 0, 0, 0]] == list(files), "each by its name"
+    assert again.name_of("test", 0) == again.test_names[0]
 
 
 @pytest.mark.parametrize("others", [["loose.png"], []])

@@ -21,6 +21,52 @@ def two_clouds(count):
     return codes, [(0.75, [3, 0], turned @ turned.T), (0.25, [-2, 1], narrow @ narrow.T)]
 
 
+def planted_classes(means_of_classes, scales, count=3000):
+    """Codes (count, z) and classes (count,): a mean for each class, and the same spread (z,) within all."""
+    random, classes = np.random.default_rng(0), np.arange(count) % len(means_of_classes)
+    return np.asarray(means_of_classes)[classes] + random.standard_normal((count, len(scales))) * scales, classes
+
+
+def test_discriminant_axes_find_planted_classes():
+    """Not the principal axis: the classes differ by little along narrow units, while the first one is wide."""
+    codes, classes = planted_classes([[0, 0, 0, 0, 0], [0, 2, 0, 0, 0], [0, 0, 2, 0, 0]], [9, 0.3, 0.3, 1, 0])
+    turn, _ = np.linalg.qr(np.random.default_rng(1).standard_normal((5, 5)))
+    axes = measures.discriminant_axes(codes @ turn.T, classes)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(2), atol=1e-12)
+    assert np.linalg.norm((turn.T @ axes)[1:3]) == pytest.approx(np.sqrt(2), abs=0.01), "the plane of units 1 and 2"
+    np.testing.assert_array_equal(measures.discriminant_axes(codes @ turn.T, classes), axes)
+
+
+def test_two_classes_have_one_discriminant_and_a_principal_axis_of_the_rest():
+    codes, classes = planted_classes([[0, 0, 0, 0], [0, 2, 0, 0]], [1, 0.3, 4, 0])
+    axes = measures.discriminant_axes(codes, classes)
+    np.testing.assert_allclose(np.abs(axes[[1, 2], [0, 1]]), 1, atol=0.01)
+    assert axes[1, 0] > 0 and measures.discriminant_axes(codes, 1 - classes)[1, 0] < 0, "the last class is right"
+    by_hand = np.linalg.solve(np.cov(codes[classes == 0, :3].T), [0, 2, 0])  # Bishop's (4.30)
+    np.testing.assert_allclose(axes[:3, 0], by_hand / np.linalg.norm(by_hand), atol=0.01)
+
+
+def test_axes_without_labels_are_the_widest():
+    codes, _ = planted_classes([[1, 2, 3, 4]], [1, 5, 0.1, 2])
+    np.testing.assert_allclose(np.abs(measures.discriminant_axes(codes)[[1, 3], [0, 1]]), 1, atol=0.01)
+
+
+def test_a_collapsed_unit_does_not_count():
+    codes, classes = planted_classes([[0, 0, 0], [1, 0, 0]], [1, 1, 1e-6])
+    codes[:, 2] += 1e-5 * classes
+    assert np.abs(measures.discriminant_axes(codes, classes)[2]).max() < 0.05
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (9, 1), (1, 1), (2, 600), (3, 2)])
+@pytest.mark.parametrize("classes", [1, 2, 3])
+def test_axes_of_too_little(shape, classes):
+    codes = np.random.default_rng(0).standard_normal(shape)
+    for part in (codes, np.ones(shape)):
+        axes = measures.discriminant_axes(part, np.arange(shape[0]) % classes)
+        expected = np.eye(2) if shape[1] > 1 else [[1, 0], [0, 0]]
+        np.testing.assert_allclose(axes.T @ axes, expected, atol=1e-9)
+
+
 def test_mixture_finds_planted_gaussians_and_draws_from_them():
     codes, planted = two_clouds(20_000)
     mixture = measures.fit_mixture(codes, 2, seed=1)

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from vae import pictures
+from vae.measures import discriminant_axes
 
 
 def numbered_images(count, channels, height=3, width=4):
@@ -74,20 +75,6 @@ def test_manifold_goes_right_and_up():
     assert np.all(np.diff(codes[..., 0], axis=1) > 0) and np.all(np.diff(codes[..., 1], axis=0) < 0)
 
 
-def test_principal_axes_find_the_widest_directions():
-    random = np.random.default_rng(0)
-    wide = random.standard_normal((500, 2)) * (5, 2)
-    axes, _ = np.linalg.qr(random.standard_normal((7, 2)))
-    plane = pictures.principal_axes(wide @ axes.T + random.standard_normal(7))
-    assert np.allclose(np.abs(plane.std(axis=0)), wide.std(axis=0), rtol=0.02)
-
-
-@pytest.mark.parametrize("shape", [(1, 5), (9, 1), (1, 1)])
-def test_principal_axes_of_too_little(shape):
-    plane = pictures.principal_axes(np.ones(shape))
-    assert plane.shape == (shape[0], 2) and np.all(np.isfinite(plane))
-
-
 ROW = {f"{split}_{term}": 1.0 for split in ("train", "test") for term in ("loss", "recon", "kl")}
 
 
@@ -98,16 +85,80 @@ def test_curves_are_drawn(tmp_path, epochs):
     assert_drawn(tmp_path / "losses.png")
 
 
+def test_curves_leave_out_no_more_than_a_first_fall():
+    fall, slope = np.array([[900.0], [500]]), np.linspace(120, 100, 20)[:, None]
+    assert pictures.limits_of(slope) == (99, 121)
+    assert pictures.limits_of(-slope) == (-121, -99)
+    low, high = pictures.limits_of(np.concatenate([fall, slope]))
+    assert low == 99 and high == 121, "an eighth is left out"
+    low, high = pictures.limits_of(np.concatenate([[[150.0]], slope]))
+    assert low < 100 and high > 150, "nothing"
+    assert pictures.limits_of(np.ones((1, 2))) == (0, 2)
+
+
+GREY, COLOUR = np.full((50, 6, 6, 1), 20, np.uint8), np.full((50, 6, 4, 3), 0.5)
+
+
 @pytest.mark.parametrize("z", [1, 2, 9])
-def test_maps_are_drawn_by_class_and_by_attribute(tmp_path, z):
+def test_maps_are_drawn_by_class_by_attribute_and_of_images_without_labels(tmp_path, z):
     random = np.random.default_rng(0)
     means = random.standard_normal((50, z))
     title = "cost_$5_to_$10, $_$"  # formulas to Matplotlib, if one does not take care, and the second is a wrong one
-    pictures.save_latent(tmp_path / "class.png", means, random.integers(0, 10, 50), tuple("0123456789"), title)
+    pictures.save_latent(tmp_path / "class.png", means, random.integers(0, 10, 50), tuple("0123456789"), title, GREY)
     names = ("Smiling", "$Eyeglasses$", "$_$")
-    pictures.save_latent(tmp_path / "attribute.png", means, random.integers(0, 2, (50, 3)), names, "title")
-    assert_drawn(tmp_path / "class.png")
-    assert_drawn(tmp_path / "attribute.png")
+    pictures.save_latent(tmp_path / "attribute.png", means, random.integers(0, 2, (50, 3)), names, "title", COLOUR)
+    pictures.save_latent(tmp_path / "plain.png", means, None, (), "title", COLOUR)
+    for name in ("class", "attribute", "plain"):
+        assert_drawn(tmp_path / f"{name}.png")
+
+
+@pytest.mark.filterwarnings("error", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("labels", [None, [0, 0, 0], [0, 1, 1], [[0, 1], [1, 1], [0, 0]]])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_maps_of_too_little(tmp_path, labels, count):
+    labels = None if labels is None else np.array(labels)[:count]
+    pictures.save_latent(tmp_path / "map.png", np.zeros((count, 5)), labels, ("a", "b"), "title", COLOUR)
+    assert_drawn(tmp_path / "map.png")
+
+
+def test_a_map_shows_classes_apart_only_if_images_that_it_was_not_fitted_to_are():
+    random = np.random.default_rng(0)
+    means, classes = random.standard_normal((200, 100)), np.arange(200) // 2 % 2
+    axes = discriminant_axes(means[::2], classes[::2])
+    rows, plane, names = pictures.map_plane(means, classes)
+    assert rows.tolist() == list(range(1, 200, 2))
+
+    def gap(places, own):
+        return places[own == 1, 0].mean() - places[own == 0, 0].mean()
+
+    assert gap(means[::2] @ axes, classes[::2]) > 1.5 and abs(gap(plane, classes[rows])) < 0.5
+    means[:, 7] += 5 * classes
+    assert gap(pictures.map_plane(means, classes)[1], classes[rows]) > 4
+    assert names[0].startswith("discriminant") and names[1].startswith("first principal")
+
+
+def test_images_on_a_map_are_apart_and_at_their_places(tmp_path, monkeypatch):
+    placed = []
+    monkeypatch.setattr(
+        pictures, "add_thumbnail", lambda ax, image, place, side, colour: placed.append((place, side, image))
+    )
+    random = np.random.default_rng(0)
+    means, classes = random.standard_normal((300, 2)).astype(np.float32), random.integers(0, 3, 300)
+    images = np.arange(300, dtype=np.float32).reshape(300, 1, 1, 1) / 300 * np.ones((1, 2, 2, 3), np.float32)
+    pictures.save_latent(tmp_path / "map.png", means, classes, ("a", "b", "c"), "title", images)
+    assert 15 < len(placed) < 100
+    for number, (place, side, image) in enumerate(placed):
+        [row] = np.flatnonzero((means == place).all(axis=1))
+        assert image[0, 0, 0] == round(255 * row / 300)
+        assert all(np.abs(place - other).max() > side for other, _, _ in placed[:number])
+
+
+def test_white_on_black_becomes_ink_on_paper():
+    digits, photographs = np.zeros((2, 4, 4, 1), np.uint8), np.full((2, 4, 4, 1), 100, np.uint8)
+    digits[:, 1] = 250
+    assert np.array_equal(pictures.on_paper(digits), 255 - digits)
+    assert np.array_equal(pictures.on_paper(photographs), photographs)
+    assert np.array_equal(pictures.on_paper(np.zeros((2, 4, 4, 3), np.uint8)), np.zeros((2, 4, 4, 3)))
 
 
 def test_a_users_style_changes_nothing(tmp_path):
@@ -124,7 +175,8 @@ def test_maps_of_odd_and_of_many_classes(tmp_path, names, monkeypatch):
     shown, legend = [], matplotlib.axes.Axes.legend
     monkeypatch.setattr(matplotlib.axes.Axes, "legend", lambda ax, **how: shown.append(legend(ax, **how)) or shown[-1])
     means, labels = np.random.default_rng(0).standard_normal((300, 2)), np.arange(300) % len(names)
-    pictures.save_latent(tmp_path / "map.png", means, labels, names, "日本")
+    images = np.zeros((300, 4, 4, 1), np.uint8)
+    pictures.save_latent(tmp_path / "map.png", means, labels, names, "日本", images)
     assert_drawn(tmp_path / "map.png")
     texts = [text.get_text() for one in shown for text in one.get_texts()]
     assert texts == ([" _cats", r"\u65e5\u672c", "Käse", "😀"] if len(names) == 4 else []), "what the font has, and all"
@@ -138,7 +190,8 @@ def test_long_names_and_titles_are_neither_cut_off_nor_in_the_way(tmp_path, name
     axes, legend = [], matplotlib.axes.Axes.legend
     monkeypatch.setattr(matplotlib.axes.Axes, "legend", lambda ax, **how: axes.append(ax) or legend(ax, **how))
     means, labels = np.random.default_rng(0).standard_normal((300, 2)), np.arange(300) % len(names)
-    pictures.save_latent(tmp_path / "map.png", means, labels, names, f"conv_{'W' * 100}_z2, epoch 1: test set")
+    images = np.zeros((300, 4, 4, 1), np.uint8)
+    pictures.save_latent(tmp_path / "map.png", means, labels, names, f"conv_{'W' * 100}_z2, epoch 1: test set", images)
     assert_drawn(tmp_path / "map.png")
     assert axes[0].get_position().width * axes[0].figure.get_figwidth() > 5, "inches of map"
     assert axes[0].figure.get_figwidth() < 18
@@ -151,6 +204,15 @@ def test_grids_tell_names_of_all_letters_apart():
     assert len({page.tobytes() for page in pages}) == len(captions)
     rows = [np.asarray(pictures.grid_page(images, 1, "same", (label, "x"))).tobytes() for label in captions]
     assert len(set(rows)) == len(captions)
+
+
+def test_long_captions_have_lines_and_long_names_lose_their_middle():
+    images = np.zeros((4, 60, 60, 1), np.uint8)
+    short, long = (pictures.grid_page(images, 4, caption) for caption in ("A caption", "A caption of words " * 10))
+    assert long.width == short.width == 4 * 62 + 2 + 4 and long.height > short.height + 3 * 18
+    assert np.asarray(long)[:100, -3:].min() == 255
+    assert pictures.shortened("x" * 40) == "x" * 40
+    assert pictures.shortened("a" * 30 + "b" * 30) == "a" * 20 + "…" + "b" * 19
 
 
 def assert_drawn(path):

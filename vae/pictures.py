@@ -43,8 +43,7 @@ def image_grid(images, columns, padding=PADDING):
 
     images: (N, H, W, C), uint8 or float in [0, 1]. Floats are rounded; their contrast is never stretched. C is 1 or 3.
     """
-    if images.dtype != np.uint8:
-        images = np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    images = as_uint8(images)
     count, height, width, channels = images.shape
     rows = -(-count // columns)
     cells = np.full((rows * columns, height + padding, width + padding, channels), PAPER, np.uint8)
@@ -52,6 +51,11 @@ def image_grid(images, columns, padding=PADDING):
     grid = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
     grid = grid.reshape(rows * (height + padding), columns * (width + padding), channels)
     return np.pad(grid, ((0, padding), (0, padding), (0, 0)), constant_values=PAPER)
+
+
+def as_uint8(images):
+    """Images as uint8: floats in [0, 1] are rounded."""
+    return images if images.dtype == np.uint8 else np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 
 def save_grid(path, images, columns, caption, row_labels=(), column_labels=()):
@@ -119,7 +123,7 @@ def legible(text):
 def wrapped(text, font, width):
     """A legible text in lines of at most `width` pixels."""
     text = legible(text)
-    for letters in range(len(text), 0, -1):
+    for letters in range(len(text) + 1, 0, -1):
         lines = textwrap.wrap(text, letters)
         if all(font.getlength(line) <= width for line in lines):
             break
@@ -167,7 +171,7 @@ def save_losses(path, rows, title):
         for curve, line, label in zip(curves.T, ("--", "-"), weights.values(), strict=True):
             ax.plot(epochs, curve, line, label=label, marker=marker)
         ax.set(title=name, xlabel="epoch", ylabel="nats per image", ylim=limits_of(curves))
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         ax.ticklabel_format(useOffset=False)
         ax.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)  # off the curves
@@ -177,9 +181,9 @@ def save_losses(path, rows, title):
 def limits_of(curves):
     """Limits of an axis for curves (epochs, curves): the first epochs may fall into it from outside.
 
-    They lie inside as long as the last three quarters of the epochs fill at least a third of the axis.
+    They lie inside as long as what follows the first eighth of the epochs fills at least a third of the axis.
     """
-    room = 3 * np.ptp(curves[len(curves) // 4 :])
+    room = 3 * np.ptp(curves[len(curves) // 8 :])
     shown = next(part for part in (curves[start:] for start in range(len(curves))) if np.ptp(part) <= room)
     margin = 0.05 * np.ptp(shown) or 1
     return shown.min() - margin, shown.max() + margin
@@ -212,37 +216,38 @@ def save_latent(path, means, labels, label_names, title, images):
 
 
 def draw_map(ax, means, classes, colours, images):
-    """Draw posterior means (N, z) as dots in the colours of their classes (N,), with some of the images (N, H, W, C).
-
-    Codes of more than two units are seen from where the classes lie furthest apart. To find that plane, every second
-    code is used, and only the others are drawn: among many units, any labels would seem apart where they were fitted.
-    """
-    count, z = means.shape
-    rows = np.arange(count)
-    if z == 2:
-        plane, names = means, ("z1", "z2")
-    elif z == 1:  # noise spreads the dots
-        plane = np.column_stack([means, np.random.default_rng(0).standard_normal(count)])
-        names = ("z1", "random, so that dots do not hide each other")
-    else:
-        found = len(np.unique(classes[::2]))
-        if found > 1 and count > 1:
-            rows = rows[1::2]
-        plane = means[rows] @ discriminant_axes(means[::2], classes[::2])
-        names = AXES[min(found, 3)]
+    """Draw posterior means (N, z) as dots in the colours of their classes (N,), with some images (N, H, W, C)."""
+    rows, plane, names = map_plane(means, classes)
+    colours = to_rgba_array(colours)[classes[rows]]  # of each dot
     order = np.random.default_rng(0).permutation(len(rows))  # in order, the last class would cover the others
-    area = float(np.clip(DOTS_AREA / max(1, len(rows)), 4, 24))
-    colours = to_rgba_array(colours)
-    ax.scatter(*plane[order].T, area, colours[classes[rows[order]]], linewidths=0, alpha=0.7)
+    area = float(np.clip(DOTS_AREA / len(rows), 4, 24))
+    ax.scatter(*plane[order].T, area, colours[order], linewidths=0, alpha=0.7)
     side = THUMBNAIL * (np.ptp(plane, axis=0).max() or 1)
     shown = apart(plane, classes[rows], THUMBNAIL_DISTANCE * side)
-    thumbnails = on_paper(image_grid(images[rows[shown]], 1, padding=0)).reshape(len(shown), *images.shape[1:])
-    for image, row in zip(thumbnails, shown, strict=True):
-        add_thumbnail(ax, image, plane[row], side, colours[classes[rows[row]]])
+    for row, image in zip(shown, on_paper(as_uint8(images[rows[shown]])), strict=True):
+        add_thumbnail(ax, image, plane[row], side, colours[row])
     ax.set(xlabel=names[0], ylabel=names[1])
     ax.set_aspect("equal", adjustable="datalim")
     ax.use_sticky_edges = False  # of the images: the margin has to be around them, too
     ax.autoscale()
+
+
+def map_plane(means, classes):
+    """The row numbers (M,) of the posterior means (N, z) to draw, their places (M, 2), and the names of the axes.
+
+    More than two units are seen from where the classes (N,) lie furthest apart. That plane is found with every second
+    image, and only the others are drawn: among many units, any classes would seem apart where the plane was found.
+    """
+    count, z = means.shape
+    rows = np.arange(count)
+    if z == 1:
+        noise = np.random.default_rng(0).standard_normal(count)
+        return rows, np.column_stack([means, noise]), ("z1", "at random, so that dots do not hide each other")
+    if z == 2:
+        return rows, means, ("z1", "z2")
+    found_with, rows = (rows[::2], rows[1::2]) if np.ptp(classes) else (rows, rows)
+    axes = discriminant_axes(means[found_with], classes[found_with])
+    return rows, means[rows] @ axes, AXES[min(3, len(np.unique(classes[found_with])))]
 
 
 def apart(plane, classes, distance):
