@@ -683,7 +683,7 @@ def edit(path, **changes):
 
 
 DAMAGES = {  # what is done to a run folder: what the message must name
-    "no folder": (lambda run: shutil.rmtree(run), "no such folder; name the folder of a finished run"),
+    "no folder": (lambda run: shutil.rmtree(run), "no such folder; name that of a finished run"),
     "unfinished": (
         lambda run: [(run / name).unlink() for name in ("metrics.json", "encoder.keras", "decoder.keras")],
         "no metrics.json in it",

@@ -156,7 +156,7 @@ def test_every_link_leads_somewhere(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_of_this_repository_that_a_page_names_exists(page):
     named = set(re.findall(r"(?<![\w/.-])((?:[\w-]+/)*[\w.-]+\.(?:py|md|cff|toml|csv))\b", PAGES[page])) - OF_A_RUN
-    inside = ("vae", "vae/data", "tests", "tests/benchmarks", "results")
+    inside = ("vae", "vae/data", "vae/explorer", "tests", "tests/benchmarks", "results")
     folders = [ROOT, (ROOT / page).parent, *(ROOT / name for name in inside)]
     missing = {name for name in named if not any((folder / name).exists() for folder in folders)}
     assert all("list_" in name for name in missing), missing  # CelebA's lists as Kaggle has them
@@ -184,11 +184,12 @@ def test_the_drawing_of_the_floors_has_every_part_and_imports_point_downwards():
     floor_of = {name: number for number, names in enumerate(floors) for name in names}
     top = {path.stem: path for path in ROOT.glob("*.py")}
     parts = {path.stem: path for path in (ROOT / "vae").glob("[!_]*.py")}
-    for name, path in (top | parts).items():
+    packages = {path: path.parent.name for path in (ROOT / "vae").glob("*/*.py")}
+    for path, name in ({path: name for name, path in (top | parts).items()} | packages).items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for imported in imports_of(tree, set(floor_of)):
             assert floor_of[imported] >= floor_of[name], f"{name} imports {imported} from a floor above"
-    assert {*top, *parts, "data"} == set(floor_of)
+    assert {*top, *parts, *packages.values()} == set(floor_of)
 
 
 def imports_of(tree, parts):

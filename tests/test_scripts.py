@@ -24,7 +24,7 @@ COLUMNS = (
 METRICS = {*COLUMNS, *"test_psnr test_psnr_of_mean_mse likelihood binarize parameters total_seconds".split()}
 FILES = {
     *"config.json metrics.csv metrics.json reconstructions.png samples.png losses.png latent.png".split(),
-    *"encoder.keras decoder.keras checkpoint training.gif".split(),
+    *"encoder.keras decoder.keras explorer.html checkpoint training.gif".split(),
 }
 
 
