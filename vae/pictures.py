@@ -23,7 +23,8 @@ PAPER, INK = 255, 60  # grey levels of background and text
 DOTS_AREA = 30_000  # square points of all dots of a map together: more would hide each other
 MOST_IN_LEGEND = 75  # classes: more names would leave no room for the map
 LONGEST_NAME = 40  # characters of a class or file; the middle of longer ones is left out
-THUMBNAIL, THUMBNAIL_DISTANCE = 1 / 12, 1.35  # side of an image in a map, of the map's; between images, of their sides
+THUMBNAIL = 1 / 12  # side of an image in a map, of what the dots extend
+THUMBNAIL_DISTANCE = 1.35  # sides between such images, so that dots remain in sight
 ATTRIBUTE_COLOURS = ("#b9c4d0", "#d1495b")  # without, with
 AXES = {  # of a map of more than two units, by the number of classes
     1: ("first principal axis of E[z|x]", "second principal axis"),
@@ -269,11 +270,11 @@ def on_paper(images):
 
 
 def add_thumbnail(ax, image, place, side, colour):
-    """Draw a uint8 image (H, W, C) in a frame around a place (2,) of a map, `side` high."""
-    width = side * image.shape[1] / image.shape[0]
-    left, bottom = place[0] - width / 2, place[1] - side / 2
-    ax.imshow(image, "gray", vmin=0, vmax=255, extent=(left, left + width, bottom, bottom + side), zorder=2)
-    ax.add_patch(Rectangle((left, bottom), width, side, fill=False, edgecolor=colour, linewidth=1.2, zorder=3))
+    """Draw a uint8 image (H, W, C) in a frame around a place (2,) of a map; its longer side is `side`."""
+    height, width = side * np.array(image.shape[:2]) / max(image.shape[:2])
+    left, bottom = place[0] - width / 2, place[1] - height / 2
+    ax.imshow(image, "gray", vmin=0, vmax=255, extent=(left, left + width, bottom, bottom + height), zorder=2)
+    ax.add_patch(Rectangle((left, bottom), width, height, fill=False, edgecolor=colour, linewidth=1.2, zorder=3))
 
 
 def class_colours(count):
