@@ -91,8 +91,8 @@ def draw_pairs(run, means, loss, count=10):
         images = np.stack(pair, axis=1).reshape(-1, *run.data.image_shape)
         names = [pictures.shortened(one_line(run.data.name_of("test", row))) for row in chosen]
         labels = [f"{name}\n{loss[row]:,.1f} nats" for name, row in zip(names, chosen, strict=True)]
-        caption = f"{run.folder.name}: test images of the {extreme} loss, and their reconstructions"
-        pages.append(pictures.grid_page(images, 2, caption, labels))
+        caption = f"{run.folder.name}: test images of the {extreme} loss"
+        pages.append(pictures.grid_page(images, 2, caption, labels, ("original", "decoded")))
     pictures.save_pages(run.folder / "pairs.png", [pages])
 
 

@@ -23,7 +23,8 @@ PAPER, INK = 255, 60  # grey levels of background and text
 DOTS_AREA = 30_000  # square points of all dots of a map together: more would hide each other
 MOST_IN_LEGEND = 75  # classes: more names would leave no room for the map
 LONGEST_NAME = 40  # characters of a class or file; the middle of longer ones is left out
-THUMBNAIL, THUMBNAIL_DISTANCE = 1 / 12, 1.35  # side of an image in a map, of the map's; between images, of their sides
+THUMBNAIL = 1 / 12  # side of an image in a map, of what the dots extend
+THUMBNAIL_DISTANCE = 1.35  # sides between such images, so that dots remain in sight
 ATTRIBUTE_COLOURS = ("#b9c4d0", "#d1495b")  # without, with
 AXES = {  # of a map of more than two units, by the number of classes
     1: ("first principal axis of E[z|x]", "second principal axis"),
@@ -64,15 +65,14 @@ def save_grid(path, images, columns, caption, row_labels=(), column_labels=()):
 
 
 def save_pages(path, rows):
-    """Save pages as one PNG.  rows: from the top, lists of pages that stand side by side."""
+    """Save pages as one PNG.  rows: from the top, lists of pages that stand side by side, level at the bottom."""
     size = max(sum(page.width for page in row) for row in rows), sum(max(page.height for page in row) for row in rows)
-    sheet, top = Image.new("RGB", size, (PAPER,) * 3), 0
+    sheet, bottom = Image.new("RGB", size, (PAPER,) * 3), 0
     for row in rows:
-        left = 0
+        left, bottom = 0, bottom + max(page.height for page in row)
         for page in row:
-            sheet.paste(page, (left, top))
+            sheet.paste(page, (left, bottom - page.height))
             left += page.width
-        top += max(page.height for page in row)
     replace_with(path, sheet.save)
 
 
@@ -117,7 +117,8 @@ def legible(text):
     if text.isascii():
         return text
     font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
-    return "".join(c if font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in text)
+    known = [c.isascii() or font.get_char_index(ord(c)) for c in text]
+    return "".join(c if ok else c.encode("unicode_escape").decode() for c, ok in zip(text, known, strict=True))
 
 
 def wrapped(text, font, width):
@@ -196,7 +197,7 @@ def save_latent(path, means, labels, label_names, title, images):
     labels: classes (N,), attributes (N, A), or None. images: (N, H, W, C), as image_grid takes them.
     """
     if labels is None or labels.ndim == 1:
-        figure = Figure((8, 7.2), layout="constrained")
+        figure = Figure((7.5, 7), layout="compressed")
         ax, classes = figure.subplots(), np.zeros(len(means), int) if labels is None else labels
         colours = class_colours(1 if labels is None else len(label_names))
         draw_map(ax, means, classes, colours, images)
@@ -205,7 +206,7 @@ def save_latent(path, means, labels, label_names, title, images):
     else:
         shown = [name for name in FACE_ATTRIBUTES if name in label_names] or label_names[:4]
         columns, rows = min(2, len(shown)), -(-len(shown) // 2)
-        figure = Figure((6.2 * columns, 6 * rows), layout="constrained")
+        figure = Figure((5.8 * columns, 6 * rows), layout="compressed")
         for number, name in enumerate(shown, 1):
             ax = figure.add_subplot(rows, columns, number)
             draw_map(ax, means, labels[:, label_names.index(name)], ATTRIBUTE_COLOURS, images)
@@ -222,14 +223,13 @@ def draw_map(ax, means, classes, colours, images):
     order = np.random.default_rng(0).permutation(len(rows))  # in order, the last class would cover the others
     area = float(np.clip(DOTS_AREA / len(rows), 4, 24))
     ax.scatter(*plane[order].T, area, colours[order], linewidths=0, alpha=0.7)
-    side = THUMBNAIL * (np.ptp(plane, axis=0).max() or 1)
+    centre, extent = (plane.min(axis=0) + plane.max(axis=0)) / 2, np.ptp(plane, axis=0).max() or 1
+    side = THUMBNAIL * extent
     shown = apart(plane, classes[rows], THUMBNAIL_DISTANCE * side)
     for row, image in zip(shown, on_paper(as_uint8(images[rows[shown]])), strict=True):
         add_thumbnail(ax, image, plane[row], side, colours[row])
-    ax.set(xlabel=names[0], ylabel=names[1])
-    ax.set_aspect("equal", adjustable="datalim")
-    ax.use_sticky_edges = False  # of the images: the margin has to be around them, too
-    ax.autoscale()
+    limits = centre[:, None] + (extent / 2 + side) * np.array([-1, 1])  # a square
+    ax.set(xlabel=names[0], ylabel=names[1], xlim=limits[0], ylim=limits[1], aspect="equal")
 
 
 def map_plane(means, classes):
@@ -270,11 +270,11 @@ def on_paper(images):
 
 
 def add_thumbnail(ax, image, place, side, colour):
-    """Draw a uint8 image (H, W, C) in a frame around a place (2,) of a map, `side` high."""
-    width = side * image.shape[1] / image.shape[0]
-    left, bottom = place[0] - width / 2, place[1] - side / 2
-    ax.imshow(image, "gray", vmin=0, vmax=255, extent=(left, left + width, bottom, bottom + side), zorder=2)
-    ax.add_patch(Rectangle((left, bottom), width, side, fill=False, edgecolor=colour, linewidth=1.2, zorder=3))
+    """Draw a uint8 image (H, W, C) in a frame around a place (2,) of a map; its longer side is `side`."""
+    height, width = side * np.array(image.shape[:2]) / max(image.shape[:2])
+    left, bottom = place[0] - width / 2, place[1] - height / 2
+    ax.imshow(image, "gray", vmin=0, vmax=255, extent=(left, left + width, bottom, bottom + height), zorder=2)
+    ax.add_patch(Rectangle((left, bottom), width, height, fill=False, edgecolor=colour, linewidth=1.2, zorder=3))
 
 
 def class_colours(count):
