@@ -28,9 +28,9 @@ LOG_STD_START = -2.0  # of Bernoulli runs: a posterior that starts narrow lets t
 # optimisation
 EPOCHS = {"toy-digits": 50, "digits": 30, "photographs": 20}
 BATCH_SIZE = 128
-LEARNING_RATE = {"toy-digits": 3e-3, "digits": 2e-3, "photographs": 5e-4}  # of AdamW; photographs need the smallest
+LEARNING_RATE = {"digits": 3e-3, "photographs": 5e-4}  # of AdamW; photographs need the smaller one
 WARMUP_STEPS = 200  # steps over which the rate rises from 0 to LEARNING_RATE
-RATE_FALLS_AFTER = {"toy-digits": 600, "digits": 1000, "photographs": None}  # steps; then as 1 / sqrt(step)
+RATE_FALLS_AFTER = {"digits": 500, "photographs": None}  # steps; then as 1 / sqrt(step)
 GRADIENT_CLIP = 100.0  # global norm, nats per image: roughly that of a typical step, so that no batch dominates
 DECAY_PER_EPOCH = {"digits": 0.03, "photographs": 0.125}  # fraction by which weight decay shrinks weights per epoch
 AVERAGE_POWER = 7.0  # results use weights averaged over about the last 1 / (7 + 1) of the run

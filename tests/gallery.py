@@ -23,10 +23,11 @@ from vae.pixels import rows_of, to_pixels  # noqa: E402
 
 GALLERY = ROOT / "results" / "gallery"
 COPIES = {  # picture of the gallery: picture of a run
-    "toy_digits_manifold.png": "toy-digits-seed0/fc_toy-digits_z2/manifold.png",
     "toy_faces_reconstructions.png": "toy-faces-seed0/conv_toy-faces_z64/reconstructions.png",
     "mnist_samples.png": "mnist-z10-seed0/fc_mnist_z10/samples.png",
 }
+FILM = "toy-digits-seed0/fc_toy-digits_z2/training.gif"
+FILM_STEP = 3  # of its frames: a third of them is enough for a page, and a third of its bytes
 DIGITS = "mnist-z2-seed0/fc_mnist_z2"  # the run in latent.png and in the strip
 FACES, SMILES = 4, 2  # columns of faces in the strip, and faces that get a smile
 SMILE = 2.0  # of the difference between the mean codes of smiling and other faces
@@ -54,6 +55,18 @@ def draw_latent(run, path):
     data, means = run.data, posterior_means(run, run.data.test)
     title = f"{data.name}: codes of the test images, and what the decoder makes of some of them"
     pictures.save_latent(path, means, data.test_labels, data.label_names, title, run.decode(means))
+
+
+def copy_film(source, path):
+    """A film of fewer frames, which stay longer; the last one is that of the source."""
+    with Image.open(source) as film:
+        chosen = [*range(0, film.n_frames - 1, FILM_STEP), film.n_frames - 1]
+        frames, durations = [], []
+        for number in chosen:
+            film.seek(number)
+            frames.append(film.convert("L"))
+            durations.append(film.info["duration"] * (1 if number == chosen[-1] else FILM_STEP))
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
 
 
 def draw_strip(digits, faces, path):
@@ -107,6 +120,7 @@ def main(argv=None):
             subprocess.run([sys.executable, str(ROOT / "vae_fc.py"), *flags], check=True)
     for name, source in COPIES.items():
         shutil.copy(runs / source, GALLERY / name)
+    copy_film(runs / FILM, GALLERY / "toy_digits_film.gif")
     lengths = [runs / name for name in ("toy-digits-seed0/fc_toy-digits_z2", "fc_toy-digits_z10", "fc_toy-digits_z20")]
     draw_digits(lengths, GALLERY / "digits_2_10_20.png")
     digits, faces = load_run(runs / DIGITS), load_run((runs / COPIES["toy_faces_reconstructions.png"]).parent)

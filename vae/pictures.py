@@ -309,7 +309,7 @@ RUN_PICTURES = {
     "latent.png": "where the test images lie in the latent space",
     "manifold.png": "what each place of the latent plane decodes to",
     "training.gif": "a film of the training",
-    "explorer.html": "a page to move through the latent space with, and to draw digits; open it in a browser",
+    "explorer.html": "the networks to play with; open it in a browser",
 }
 
 
