@@ -17,7 +17,8 @@ from vae.data.cache import open_cache
 from vae.run_folder import load_network
 from vae.terminal import note, reason
 
-FILTERS = (32, 64, 128)  # of convolutions that halve the sides
+FILTERS = (32, 64, 128)  # of convolutions that halve the sides, from SIDE on; larger images have some more before
+SIDE = 32  # pixels
 FEATURES = 64  # units of the layer before the logits
 DROPOUT = 0.3
 EPOCHS = 10
@@ -53,7 +54,7 @@ def load_classifier(data, data_dir):
 def cache_entry(data):
     """The name and the signature of a data set's classifier in the cache."""
     labels = hashlib.sha256(np.ascontiguousarray(data.train_labels)).hexdigest()
-    recipe = [RECIPE, FILTERS, FEATURES, DROPOUT, EPOCHS, MOST_IMAGES, MOST_PIXELS, BATCH_SIZE, LEARNING_RATE]
+    recipe = [RECIPE, FILTERS, SIDE, FEATURES, DROPOUT, EPOCHS, MOST_IMAGES, MOST_PIXELS, BATCH_SIZE, LEARNING_RATE]
     name = f"classifier-{data.name}-{data.sha256[:8]}"  # data sets of the same name have one each
     return name, [data.sha256, labels, list(data.label_names), recipe]
 
@@ -97,11 +98,17 @@ def train_classifier(data):
     return model
 
 
+def filters_of(image_shape):
+    """Filters of the convolutions: halved for every time that the image is larger than SIDE, so that all cost alike."""
+    doublings = max(0, math.ceil(math.log2(max(image_shape[:2]) / SIDE)))
+    return [FILTERS[0] // 2**number or 1 for number in range(doublings, 0, -1)] + list(FILTERS)
+
+
 def build_classifier(image_shape, label_count):
     """Images with levels 0 to 255 (B, H, W, C) -> [features (B, FEATURES), logits (B, L)], by strided convolutions."""
     image = keras.Input(image_shape)
     hidden = layers.Rescaling(1 / 127.5, offset=-1.0)(image)
-    for filters in FILTERS:
+    for filters in filters_of(image_shape):
         hidden = layers.Conv2D(filters, 4, 2, "same", activation="leaky_relu")(hidden)  # (B, H/2, W/2, filters)
     hidden = layers.Dropout(DROPOUT, seed=0)(layers.Flatten()(hidden))
     features = layers.Dense(FEATURES, "leaky_relu", name="features")(hidden)
