@@ -19,7 +19,7 @@ from vae.measures import evenly_spaced, mean_of, psnr
 from vae.ppca import fit_ppca
 from vae.run_folder import PACKAGES, ROOT, read_key, write_json
 from vae.steps import build_evaluate_call, evaluate_images
-from vae.terminal import NonFiniteError, UserError, note, progress, progress_bar
+from vae.terminal import NonFiniteError, UserError, note, one_line, progress, progress_bar
 from vae.xla import xla_works
 
 NLL_SAMPLES = 500  # importance samples per image
@@ -45,7 +45,7 @@ def evaluate(runs, data_dir=None, out="results", seed=0, nll_samples=None, nll_i
             except (UserError, NonFiniteError) as error:
                 errors.append(error)
                 if len(folders) > 1:
-                    note(f"left out: {error}")
+                    note(one_line(f"left out: {error}"))
         list_pictures([run.folder for run, _ in evaluated])
         if len(evaluated) > 1:
             summary, runs = Path(out) / "summary.png", [run for run, _ in evaluated]
@@ -79,18 +79,19 @@ def finished_runs(paths):
     if not found:
         raise UserError(f"{others[0]}; {example}" if len(others) == 1 else f"{len(others)} paths, no run; {example}")
     for line in others:
-        note(f"skipped: {line}")
+        note(one_line(f"skipped: {line}"))
     return list(found.values())
 
 
 def list_pictures(folders):
     """Say what evaluations have left in these folders."""
-    for folder in folders:
-        note(f"\n{folder / 'evaluation.json'}")
-    names = {name: [folder / name for folder in folders if (folder / name).exists()] for name in pictures.PICTURES}
-    for name, paths in names.items():
+    contents = {"evaluation.json": "all numbers"} | pictures.PICTURES
+    if folders:
+        note("\nin the folder of each run:" if len(folders) > 1 else "")
+    for name, content in contents.items():
+        paths = [folder / name for folder in folders if (folder / name).exists()]
         if paths:
-            note(f"  {paths[0] if len(folders) == 1 else name}  {pictures.PICTURES[name]}")
+            note(f"  {name if len(folders) > 1 else paths[0]}  {content}")
 
 
 # One run ------------------------------------------------------------------------------------------------------
@@ -116,8 +117,10 @@ def evaluate_run(run, seed, nll_samples=None, nll_images=None):
 def inputs_sha256(run, *flags):
     """SHA-256 of all that the numbers of a run depend on: its files, images and settings, the flags, the program."""
     versions = {name: package.__version__ for name, package in PACKAGES.items()}
-    settings = asdict(replace(run.config, data_dir=""))  # what lies there is in pixels_sha256
-    digest = hashlib.sha256(json.dumps([settings, flags, versions]).encode())
+    settings = asdict(replace(run.config, data_dir=""))  # the images count, pixels_sha256, wherever they are
+    digest = hashlib.sha256(json.dumps([settings, run.data.label_names, flags, versions]).encode())
+    for labels in (run.data.train_labels, run.data.test_labels):
+        digest.update(b"" if labels is None else np.ascontiguousarray(labels))
     files = [run.folder / name for name in ("encoder.keras", "decoder.keras", "metrics.json")]
     for path in [*files, *sorted(ROOT.glob("vae/**/[!.]*.py"))]:
         digest.update(path.read_bytes())
