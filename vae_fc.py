@@ -26,13 +26,13 @@ LOG_STD_BOUND = 8.0  # the posterior's log-std stays within +-8, smoothly, so it
 LOG_STD_START = -2.0  # of Bernoulli runs: a posterior that starts narrow lets the decoder see its latents
 
 # optimisation
-EPOCHS = {"toy-digits": 42, "digits": 30, "photographs": 20}
+EPOCHS = {"toy-digits": 44, "digits": 30, "photographs": 20}
 BATCH_SIZE = 128
 LEARNING_RATE = {"digits": 3e-3, "photographs": 5e-4}  # of AdamW; photographs need the smaller one
 WARMUP_STEPS = 200  # steps over which the rate rises from 0 to LEARNING_RATE
 RATE_FALLS_AFTER = {"digits": 500, "photographs": None}  # steps; then as 1 / sqrt(step)
 GRADIENT_CLIP = 100.0  # global norm, nats per image: roughly that of a typical step, so that no batch dominates
-DECAY_PER_EPOCH = {"digits": 0.08, "photographs": 0.125}  # fraction by which weight decay shrinks weights per epoch
+DECAY_PER_EPOCH = {"digits": 0.03, "photographs": 0.125}  # fraction by which weight decay shrinks weights per epoch
 AVERAGE_POWER = 7.0  # results use weights averaged over about the last 1 / (7 + 1) of the run
 BETA = 1.0  # weight of the KL term in training; 1 is the ELBO
 KL_WARMUP_EPOCHS = 0.0  # epochs over which the KL weight rises from 0 to BETA; helps in long runs only
