@@ -136,7 +136,7 @@ def test_the_plane_decodes_under_the_pointer_and_a_line_becomes_a_strip(opened, 
 
     def code():
         page.wait_for_timeout(100)
-        return [float(number) for number in page.locator("#code").inner_text().strip(": ").split(", ")]
+        return [float(number) for number in re.findall(r"-?\d+\.\d+", page.locator("#code").inner_text())]
 
     kept = code()
     page.mouse.move(*at(0.25, 0.25))
@@ -160,6 +160,13 @@ def test_the_plane_decodes_under_the_pointer_and_a_line_becomes_a_strip(opened, 
         page.locator("#plane").press("ArrowUp")
     page.locator("#plane").press("Enter")
     assert code()[1] > second[1] and page.locator("#strip canvas").count() == 10
+    page.locator("#plane").press("Enter")
+    for _ in range(80):
+        page.locator("#plane").press("ArrowUp")
+    inside = page.evaluate("[view.bottom, view.bottom + view.span]")
+    assert inside[0] <= code()[1] <= inside[1] + 0.01, "the edge of the plane stops the code"
+    page.locator("#plane").press("Escape")
+    assert page.evaluate("state.line") is None and page.locator("#strip canvas").count() == 0
 
 
 def test_a_drawing_is_encoded_as_a_test_image(opened, data, tmp_path):
@@ -185,7 +192,8 @@ def test_a_drawing_is_encoded_as_a_test_image(opened, data, tmp_path):
         sides = np.maximum(ink.any(axis=1).sum(axis=1), ink.any(axis=2).sum(axis=1))
         assert abs(max(np.ptp(rows), np.ptp(columns)) + 1 - sides.mean()) < 2.5
         assert abs(rows.mean() - 13.5) < 2 and abs(columns.mean() - 13.5) < 2
-    code = [float(number) for number in page.locator("#code").inner_text().strip(": ").split(", ")]
+        assert 0.04 < (seen[-1] > 0.5).mean() < 0.25, "with strokes as wide as usual"
+    code = [float(number) for number in re.findall(r"-?\d+\.\d+", page.locator("#code").inner_text())]
     np.testing.assert_allclose(code, numbers(page, "meanOf", seen[-1].ravel().tolist()), atol=0.01)
 
 

@@ -3,6 +3,7 @@
 "use strict";
 
 const element = id => document.getElementById(id);
+const PEN = 2.4; // width of a drawing's strokes, in pixels of an image
 const STRIP = 10; // images along a line
 const STEP = 0.02; // of the plane's width, for an arrow key
 const REACH = 3; // of an attribute's slider; -1 and 1 are the mean codes without and with it
@@ -82,6 +83,7 @@ let due = false; // whether a frame has been asked for
 // Keep a code, and show it beside the image that it came from
 function keep(code, original, origin) {
   Object.assign(state, {code, preview: null});
+  dropLine();
   element("started").hidden = !original;
   if (original) {
     paint(element("original"), original);
@@ -99,7 +101,7 @@ function show() {
   due = false;
   const code = state.preview || state.code;
   paint(element("decoded"), decodeOne(code));
-  element("code").textContent = run.z > 2 ? "" : `: ${Array.from(code, value => value.toFixed(2)).join(", ")}`;
+  element("code").textContent = run.z > 2 ? "" : ` from ${Array.from(code, value => value.toFixed(2)).join(", ")}`;
   sliders.forEach(slider => slider.follow(code));
   drawPlane();
 }
@@ -137,11 +139,14 @@ const toScreen = ([x, y]) => [
 
 function toPlane(event) {
   const box = plane.getBoundingClientRect();
-  return [
+  return inView([
     view.left + (event.clientX - box.left) / box.width * view.span,
     view.bottom + (1 - (event.clientY - box.top) / box.height) * view.span,
-  ];
+  ]);
 }
+
+// The nearest place in the part of the plane that is shown
+const inView = place => [view.left, view.bottom].map((low, k) => Math.min(Math.max(place[k], low), low + view.span));
 
 function drawDots() {
   const scale = devicePixelRatio || 1;
@@ -184,25 +189,31 @@ function drawPlane() {
 
 function preview(place) {
   state.preview = moved(state.code, place);
-  if (drawingLine) state.line = [state.line[0], place];
+  if (lineBy === "pointer") state.line = [state.line[0], place];
   refresh();
 }
 
-let drawingLine = false;
+let lineBy = null; // "pointer" or "keys" while a line is drawn
 
-function startLine(place) {
-  drawingLine = true;
+function startLine(place, by) {
+  dropLine();
+  lineBy = by;
   state.line = [place, place];
+}
+
+function dropLine() {
+  lineBy = state.line = null;
+  element("strip").replaceChildren();
 }
 
 // Keep the end; it decodes to what the strip ends with
 function endLine(place) {
   const [start] = state.line;
-  drawingLine = false;
+  dropLine();
   if (Math.hypot(place[0] - start[0], place[1] - start[1]) > STEP * view.span) {
     state.line = [start, place];
     showStrip(start, place);
-  } else state.line = null;
+  }
   keepPlace(place);
 }
 
@@ -216,24 +227,28 @@ function onKey(event) {
   const moves = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1]};
   const place = project(state.code);
   if (event.key in moves) {
-    const target = moves[event.key].map((way, k) => place[k] + way * STEP * view.span);
-    if (drawingLine) state.line = [state.line[0], target];
+    const target = inView(moves[event.key].map((way, k) => place[k] + way * STEP * view.span));
+    if (lineBy) state.line = [state.line[0], target];
     keepPlace(target);
-  } else if (event.key === "Enter") drawingLine ? endLine(place) : startLine(place);
-  else return;
+  } else if (event.key === "Enter") lineBy ? endLine(place) : startLine(place, "keys");
+  else if (event.key === "Escape") {
+    dropLine();
+    refresh();
+  } else return;
   event.preventDefault();
 }
 
 function listenToPlane() {
   plane.addEventListener("pointerdown", event => {
+    if (event.button) return; // the right one
     plane.setPointerCapture(event.pointerId);
-    startLine(toPlane(event));
+    startLine(toPlane(event), "pointer");
     preview(toPlane(event));
   });
   plane.addEventListener("pointermove", event => preview(toPlane(event)));
-  plane.addEventListener("pointerup", event => drawingLine && endLine(toPlane(event)));
+  plane.addEventListener("pointerup", event => lineBy === "pointer" && endLine(toPlane(event)));
   for (const name of ["pointerleave", "pointercancel"]) plane.addEventListener(name, () => {
-    if (name === "pointercancel") drawingLine = false;
+    if (lineBy === "pointer") dropLine();
     state.preview = null;
     refresh();
   });
@@ -282,6 +297,8 @@ function addSlider(section, name, [low, high], direction, valueOf) {
   sliders.push({
     follow(code) {
       const value = valueOf(code);
+      input.min = Math.min(input.min, value); // few codes lie outside the usual range
+      input.max = Math.max(input.max, value);
       if (document.activeElement !== input || state.preview) input.value = value;
       output.textContent = value.toFixed(2);
     },
@@ -316,52 +333,61 @@ function addStarts() {
 }
 
 function offerDrawing() {
-  const pad = element("pad"), pen = pad.getContext("2d", {willReadFrequently: true});
-  const clear = () => { pen.fillStyle = "#000"; pen.fillRect(0, 0, pad.width, pad.height); };
-  Object.assign(pen, {strokeStyle: "#fff", lineWidth: 24, lineCap: "round", lineJoin: "round"});
-  clear();
-  let last = null;
-  const at = event => [event.offsetX / pad.clientWidth * pad.width, event.offsetY / pad.clientHeight * pad.height];
-  const stroke = event => {
-    if (!last) return;
-    pen.beginPath();
-    pen.moveTo(...last);
-    pen.lineTo(...(last = at(event)));
-    pen.stroke();
-    const pixels = asTestImage(pad);
+  const pad = element("pad"), pen = penFor(pad, PEN);
+  let strokes = [], drawing = false;
+  const scale = [pad.width / width, pad.height / height]; // pixels of the pad in one of an image
+  const at = ({offsetX, offsetY}) => [offsetX / pad.clientWidth * width, offsetY / pad.clientHeight * height];
+  const draw = event => {
+    if (!drawing) return;
+    strokes.at(-1).push(at(event));
+    pen.resetTransform();
+    pen.scale(...scale);
+    trace(pen, strokes);
+    const pixels = asTestImage(strokes);
     keep(meanOf(pixels), pixels, "your drawing, as the encoder sees it");
   };
   pad.addEventListener("pointerdown", event => {
     pad.setPointerCapture(event.pointerId);
-    last = at(event);
-    stroke(event);
+    drawing = strokes.push([at(event)]) > 0;
+    draw(event);
   });
-  pad.addEventListener("pointermove", stroke);
-  pad.addEventListener("pointerup", () => { last = null; });
-  pad.addEventListener("pointercancel", () => { last = null; });
-  element("clear").addEventListener("click", clear);
+  pad.addEventListener("pointermove", draw);
+  for (const name of ["pointerup", "pointercancel"]) pad.addEventListener(name, () => { drawing = false; });
+  element("clear").addEventListener("click", () => {
+    strokes = [];
+    penFor(pad, PEN);
+    keep(state.code);
+  });
   element("drawing").hidden = false;
 }
 
-// The drawing at the size and with the centre of mass of an average test image
-function asTestImage(pad) {
-  const ink = pad.getContext("2d").getImageData(0, 0, pad.width, pad.height).data;
-  let left = pad.width, right = 0, top = pad.height, bottom = 0, mass = 0, massX = 0, massY = 0;
-  for (let y = 0; y < pad.height; y++) for (let x = 0; x < pad.width; x++) {
-    const value = ink[4 * (y * pad.width + x)];
-    if (!value) continue;
-    [left, right] = [Math.min(left, x), Math.max(right, x + 1)];
-    [top, bottom] = [Math.min(top, y), Math.max(bottom, y + 1)];
-    [mass, massX, massY] = [mass + value, massX + value * (x + 0.5), massY + value * (y + 0.5)];
+// A white pen on a canvas that becomes black
+function penFor(canvas, lineWidth) {
+  const pen = canvas.getContext("2d", {willReadFrequently: true});
+  pen.resetTransform();
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  return Object.assign(pen, {strokeStyle: "#fff", lineWidth, lineCap: "round", lineJoin: "round"});
+}
+
+function trace(pen, strokes) {
+  pen.beginPath();
+  for (const [first, ...others] of strokes) {
+    pen.moveTo(...first);
+    others.forEach(point => pen.lineTo(...point));
   }
-  const {size, centre} = run.drawing, scale = size / Math.max(right - left, bottom - top);
-  const small = document.createElement("canvas"), pen = small.getContext("2d", {willReadFrequently: true});
-  Object.assign(small, {width, height});
-  pen.imageSmoothingQuality = "high";
-  pen.fillRect(0, 0, width, height);
-  pen.setTransform(scale, 0, 0, scale, centre[0] - scale * massX / mass, centre[1] - scale * massY / mass);
-  pen.drawImage(pad, 0, 0);
-  return Float32Array.from({length: width * height}, (_, i) => pen.getImageData(0, 0, width, height).data[4 * i] / 255);
+  pen.stroke();
+}
+
+// The strokes at the usual size and place of the test images, drawn with the same pen whatever their size was
+function asTestImage(strokes) {
+  const ends = [0, 1].map(k => strokes.flat().map(point => point[k])).map(all => [Math.min(...all), Math.max(...all)]);
+  const {size, centre} = run.drawing;
+  const scale = (size - PEN) / Math.max(...ends.map(([low, high]) => high - low), 1);
+  const placed = point => point.map((value, k) => centre[k] + scale * (value - (ends[k][0] + ends[k][1]) / 2));
+  const pen = penFor(Object.assign(document.createElement("canvas"), {width, height}), PEN);
+  trace(pen, strokes.map(stroke => stroke.map(placed)));
+  const {data} = pen.getImageData(0, 0, width, height);
+  return Float32Array.from({length: width * height}, (_, i) => data[4 * i] / 255);
 }
 
 // ----------------------------------------------------------------------------------------------------------------
@@ -384,7 +410,7 @@ async function open() {
   showLegend();
   if (run.drawing) offerDrawing();
   listenToPlane();
-  element("starts").firstChild.click();
+  element("starts").children[run.starts.first].click();
 }
 
 open().catch(error => { element("about").textContent = `This browser cannot show the page: ${error.message}`; throw error; });

@@ -46,7 +46,7 @@ def write_explorer(folder, vae, data, means, rows, binarize, seed):
         **latent_plane(data, means, block),
         "units": units(means) if z > 2 else [],  # the plane has both
         "attributes": attributes(data, means, block),
-        "starts": starts(data, binarize, seed, block),
+        "starts": starts(vae, data, means, binarize, seed, block),
         "drawing": digit_place(data.test) if vae.likelihood == "bernoulli" and data.image_shape[2] == 1 else None,
         "block": block.text(),
     }
@@ -155,23 +155,28 @@ def attributes(data, means, block):
     return found
 
 
-def starts(data, binarize, seed, block):
-    """A few test images as the encoder sees them, with a name each."""
+def starts(vae, data, means, binarize, seed, block):
+    """A few test images as the encoder sees them, with a name each; the page begins with the one it decodes best."""
     rows = picture_rows(data, STARTS)
-    pixels = np.rint(255 * chosen_pixels(data.test, binarize, seed, rows))
+    pixels = chosen_pixels(data.test, binarize, seed, rows)
+    error = np.square(vae.pixel_means(means[rows]) - pixels).mean(axis=(1, 2, 3))
     names = [f"test image {row + 1}" for row in rows]
     if data.test_labels is not None and data.test_labels.ndim == 1:
         names = [f"{name}: {data.label_names[data.test_labels[row]]}" for name, row in zip(names, rows, strict=True)]
-    return {"names": names, "pixels": block.add(pixels, np.uint8)}
+    first = int(np.argmin(error))
+    return {"names": names, "pixels": block.add(np.rint(255 * pixels), np.uint8), "first": first}
 
 
 def digit_place(images):
-    """The usual place of a digit in images (N, H, W, 1): mean height or width in pixels, and mean centre (x, y)."""
+    """The usual place of a digit in images (N, H, W, 1): the mean of its larger side, pixels, and its centre (x, y)."""
     ink = images[..., 0] > 255 * LEAST_INK
     ink = ink[ink.any(axis=(1, 2))]
     if not len(ink):
         return None
-    sides = [ink.any(axis=other).sum(axis=1) for other in (1, 2)]  # (N,) each; digits have no gaps across
-    mass = images[..., 0].sum(axis=0, dtype=np.float64)
-    centre = [mass.sum(axis=other) @ (np.arange(mass.shape[1 - other]) + 0.5) / mass.sum() for other in (0, 1)]
-    return {"size": float(np.maximum(*sides).mean()), "centre": centre}
+    low, high = [], []  # ends in x and in y, (N,) each
+    for other in (1, 2):
+        along = ink.any(axis=other)
+        low.append(along.argmax(axis=1))
+        high.append(along.shape[1] - along[:, ::-1].argmax(axis=1))
+    sides = np.subtract(high, low)
+    return {"size": float(sides.max(axis=0).mean()), "centre": (np.add(high, low) / 2).mean(axis=1).tolist()}
