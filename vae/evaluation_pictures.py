@@ -86,6 +86,7 @@ def draw_attributes(run, means, train_means, train_rows, count=10):
 def draw_pairs(run, means, loss, count=10):
     """Show the test images with the smallest and the largest loss (N,) beside their reconstructions, by their names."""
     order, pages = np.argsort(loss, kind="stable"), []
+    count = min(count, -(-len(loss) // 2))  # no image is both
     for chosen, extreme in ((order[:count], "smallest"), (order[::-1][:count], "largest")):
         pair = to_pixels(run.data.test[chosen]), run.decode(means[chosen], run.labels("test")[chosen])
         images = np.stack(pair, axis=1).reshape(-1, *run.data.image_shape)
