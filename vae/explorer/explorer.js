@@ -3,7 +3,7 @@
 "use strict";
 
 const element = id => document.getElementById(id);
-const PEN = 2.4; // width of a drawing's strokes, in pixels of an image
+const PEN = 3; // width of a drawing's strokes, in pixels of an image
 const STRIP = 10; // images along a line
 const STEP = 0.02; // of the plane's width, for an arrow key
 const REACH = 3; // of an attribute's slider; -1 and 1 are the mean codes without and with it
@@ -378,16 +378,28 @@ function trace(pen, strokes) {
   pen.stroke();
 }
 
-// The strokes at the usual size and place of the test images, drawn with the same pen whatever their size was
+// The strokes at the usual size of the test images, with their centre of mass, and drawn with a pen of one width
 function asTestImage(strokes) {
   const ends = [0, 1].map(k => strokes.flat().map(point => point[k])).map(all => [Math.min(...all), Math.max(...all)]);
-  const {size, centre} = run.drawing;
-  const scale = (size - PEN) / Math.max(...ends.map(([low, high]) => high - low), 1);
-  const placed = point => point.map((value, k) => centre[k] + scale * (value - (ends[k][0] + ends[k][1]) / 2));
+  const scale = (run.drawing.size - PEN) / Math.max(...ends.map(([low, high]) => high - low), 1);
   const pen = penFor(Object.assign(document.createElement("canvas"), {width, height}), PEN);
-  trace(pen, strokes.map(stroke => stroke.map(placed)));
-  const {data} = pen.getImageData(0, 0, width, height);
-  return Float32Array.from({length: width * height}, (_, i) => data[4 * i] / 255);
+  const drawAt = shift => {
+    penFor(pen.canvas, PEN);
+    const placed = point => point.map((value, k) => shift[k] + scale * (value - (ends[k][0] + ends[k][1]) / 2));
+    trace(pen, strokes.map(stroke => stroke.map(placed)));
+    const {data} = pen.getImageData(0, 0, width, height);
+    return Float32Array.from({length: width * height}, (_, i) => data[4 * i] / 255);
+  };
+  const middle = [width / 2, height / 2], mass = centreOfMass(drawAt(middle));
+  return drawAt(middle.map((value, k) => value + run.drawing.centre[k] - mass[k]));
+}
+
+function centreOfMass(pixels) {
+  const sums = [0, 0, 0];
+  pixels.forEach((value, i) => {
+    [i % width + 0.5, Math.floor(i / width) + 0.5, 1].forEach((weight, k) => { sums[k] += weight * value; });
+  });
+  return [sums[0] / sums[2], sums[1] / sums[2]];
 }
 
 // ----------------------------------------------------------------------------------------------------------------
