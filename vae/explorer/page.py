@@ -80,20 +80,21 @@ def latent_plane(data, means, block):
     that of the two units that vary most. Moving in it moves a code as linear regression on the place says, which leads
     to codes like those of the test images.
     """
-    z, names = means.shape[1], ("across: z1", "up: z2")
+    z, names, shown = means.shape[1], ("across: z1", "up: z2"), np.arange(len(means))
     if z <= 2:
         axes = np.eye(z, 2)
     elif data.test_labels is not None:
-        axes = discriminant_axes(means, classes_of(data))
+        axes = discriminant_axes(means[::2], classes_of(data)[::2])
+        shown = shown[1::2] if len(means) > 1 else shown  # any labels seem apart where they were fitted
         names = ("across: first discriminant axis of the labels", "up: second axis")
     else:
         busiest = np.argsort(means.var(axis=0))[::-1][:2]
         axes = np.eye(z)[:, busiest]
         names = tuple(f"{way}: unit {unit}" for way, unit in zip(("across", "up"), busiest, strict=True))
-    covariance = np.atleast_2d(np.cov(means.T.astype(np.float64)))
+    covariance = np.atleast_2d(np.cov(means.T.astype(np.float64), ddof=0))
     along = covariance @ axes  # (z, 2), of units with places
     moves = along @ np.linalg.pinv(axes.T @ along) if z > 2 else axes
-    rows = evenly_spaced(len(means), POINTS)
+    rows = shown[evenly_spaced(len(shown), POINTS)]
     return {
         "axes": block.add(axes),
         "moves": block.add(moves),
