@@ -671,7 +671,7 @@ def test_tables_fit_a_hundred_columns(count, tmp_path, capsys):
         assert folder.name in re.sub(r"\n  ", "", out), "in full below the tables"
         if count > 2:
             assert len(re.findall(rf"(?m)^ *{number} .*\d$", out)) >= 2, "look-alikes are told apart by numbers"
-    assert re.search(r"trained with beta 4.0, hidden \[500, 500", out)
+    assert re.search(r"trained with beta 4.0, hidden\s+500-500", out)
 
 
 def write(path, content):

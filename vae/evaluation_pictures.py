@@ -12,7 +12,6 @@ from vae.pictures import picture_rows
 from vae.pixels import chosen_pixels, to_pixels
 from vae.terminal import one_line
 
-SHOWN_ATTRIBUTES = ("Smiling", "Eyeglasses")  # added and taken away in attributes.png
 ATTRIBUTE_STEP = 1.5  # times the difference between the mean codes with and without an attribute
 PICTURES = {
     "traversals.png": "one latent unit at a time",
@@ -65,7 +64,7 @@ def draw_attributes(run, means, train_means, train_rows, count=10):
     train_means: posterior means of the training images in train_rows, (M, z).
     """
     grid, heads = [], []
-    for name in [name for name in SHOWN_ATTRIBUTES if name in run.data.attributes]:
+    for name in [name for name in pictures.CHANGED_ATTRIBUTES if name in run.data.attributes]:
         at = run.data.attributes.index(name)
         present = run.data.train_labels[train_rows, at].astype(bool)
         if present.all() or not present.any():

@@ -2,9 +2,9 @@
 
 import textwrap
 
-from vae.evaluation_pictures import SHOWN_ATTRIBUTES
+from vae.pictures import CHANGED_ATTRIBUTES, shortened
 from vae.run_folder import read_key
-from vae.terminal import note, one_line
+from vae.terminal import note, one_line, shown
 
 WIDTH = 100  # characters in a line
 LONGEST = 10  # characters of a number; longer ones are in powers of ten
@@ -47,7 +47,7 @@ def print_tables(found):
     names = names_of(folders)
     blocks = [number_columns(columns, results) for columns in (LOSSES, IMAGES)]
     widest = max(sum(2 + max(map(len, column)) for column in block) for block in blocks)
-    short = shortened(names, max(SHORTEST_NAME, WIDTH - widest))
+    short = short_names(names, max(SHORTEST_NAME, WIDTH - widest))
     for block in blocks:
         note("\n" + table(list(zip(["run", *short], *block, strict=True))))
     note("\n" + textwrap.fill(LEGEND, WIDTH))
@@ -67,7 +67,7 @@ def remarks(folder, numbers):
     lines = []
     changes = read_key(folder / "config.json", "changes")
     if changes and isinstance(changes, dict):
-        lines.append("trained with " + ", ".join(f"{name} {value}" for name, value in changes.items()))
+        lines.append("trained with " + ", ".join(f"{name} {shown(value)}" for name, value in changes.items()))
     if numbers["nll_images"] < numbers["test_images"]:
         images = f"{numbers['nll_images']:,} test images, whose loss is {numbers['loss_of_nll_images']:,.2f}"
         lines.append(f"NLL is of {images}, from {numbers['nll_samples']:,} samples each")
@@ -76,7 +76,7 @@ def remarks(folder, numbers):
 
 def print_attributes(name, found):
     """Print how well ten attributes are recognised, first those of attributes.png."""
-    order = sorted(found, key=lambda attribute: attribute not in SHOWN_ATTRIBUTES)[:10]
+    order = sorted(found, key=lambda attribute: attribute not in CHANGED_ATTRIBUTES)[:10]
     views = ("originals", "reconstructions", "pca", "mean_image", "retention")
     rows = [["recognised", "", *(view.replace("_", " ") for view in views)]]
     for attribute in order:
@@ -96,18 +96,13 @@ def names_of(folders):
     return names if len(set(names)) == len(names) else [one_line(str(folder)) for folder in folders]
 
 
-def shortened(names, width):
+def short_names(names, width):
     """Names of at most `width` characters: long ones lose their middle. If two would be the same, all get numbers."""
-
-    def cut(name, width):
-        head = (width - 3) // 2
-        return name if len(name) <= width else f"{name[:head]}...{name[len(name) - (width - 3 - head) :]}"
-
-    short = [cut(name, width) for name in names]
+    short = [shortened(name, width) for name in names]
     if len(set(short)) == len(short):
         return short
     digits = len(str(len(names)))
-    return [f"{number:{digits}} {cut(name, width - digits - 1)}" for number, name in enumerate(names, 1)]
+    return [f"{number:{digits}} {shortened(name, width - digits - 1)}" for number, name in enumerate(names, 1)]
 
 
 def number_columns(columns, results):

@@ -33,7 +33,8 @@ AXES = {  # of a map of more than two units, by the number of classes
 }
 LEAST_WIDTH = 240  # pixels of a page: room for its caption
 DPI = 110  # pixels in an inch of curves and maps
-FACE_ATTRIBUTES = ("Smiling", "Eyeglasses", "Male", "Blond_Hair")  # in the latent map of faces
+CHANGED_ATTRIBUTES = ("Smiling", "Eyeglasses")  # added to faces and taken away
+MAP_ATTRIBUTES = (*CHANGED_ATTRIBUTES, "Male", "Blond_Hair")  # in the latent map of faces
 
 
 # Grids of images ----------------------------------------------------------------------------------------------
@@ -204,7 +205,7 @@ def save_latent(path, means, labels, label_names, title, images):
         if labels is not None and len(label_names) <= MOST_IN_LEGEND:
             add_legend(ax, colours, label_names)
     else:
-        shown = [name for name in FACE_ATTRIBUTES if name in label_names] or label_names[:4]
+        shown = map_attributes(label_names)
         columns, rows = min(2, len(shown)), -(-len(shown) // 2)
         figure = Figure((5.8 * columns, 6 * rows), layout="compressed")
         for number, name in enumerate(shown, 1):
@@ -214,6 +215,11 @@ def save_latent(path, means, labels, label_names, title, images):
         handles = [ax.scatter([], [], color=colour, s=80) for colour in ATTRIBUTE_COLOURS]
         figure.legend(handles, ("without", "with"), loc="outside lower center", ncols=2, frameon=False)
     save_figure(figure, path, title)
+
+
+def map_attributes(label_names):
+    """The attributes in the latent map: those of MAP_ATTRIBUTES that a data set has, else its first ones."""
+    return [name for name in MAP_ATTRIBUTES if name in label_names] or list(label_names[: len(MAP_ATTRIBUTES)])
 
 
 def draw_map(ax, means, classes, colours, images):
@@ -309,7 +315,7 @@ RUN_PICTURES = {
     "latent.png": "where the test images lie in the latent space",
     "manifold.png": "what each place of the latent plane decodes to",
     "training.gif": "a film of the training",
-    "explorer.html": "the networks to play with; open it in a browser",
+    "explorer.html": "a page to play with the networks in; open it in a browser",
 }
 
 

@@ -14,7 +14,7 @@ MOST_LISTED = 10  # runs
 
 
 def open_run(settings, data):
-    """Return the run's folder: a new one or, with --resume, that of an earlier run. UserError if none can be meant."""
+    """Return the run's folder: a new one or, with --resume, that of an earlier run. UserError if none fits."""
     base = Path(settings.out) / (settings.name or f"{settings.script}_{data.name}_z{settings.z}")
     numbers = run_numbers(base)
     if settings.resume:

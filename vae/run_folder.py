@@ -1,4 +1,4 @@
-"""A run's folder in results/: its name, its lock, and its files, each of which is written whole or not at all."""
+"""A run's folder in results/: its name, its lock, and its files, each written whole or not at all."""
 
 import contextlib
 import csv

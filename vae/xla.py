@@ -1,4 +1,4 @@
-"""Whether XLA, TensorFlow's compiler, works on this device. A GPU without NVIDIA's libdevice is where it does not."""
+"""Whether XLA, TensorFlow's compiler, works on this device. It does not on a GPU without NVIDIA's libdevice."""
 
 import functools
 

@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 
 from vae.explorer.networks import Block, Unsupported, export
 from vae.measures import discriminant_axes, evenly_spaced
-from vae.pictures import ATTRIBUTE_COLOURS, FACE_ATTRIBUTES, class_colours, picture_rows
+from vae.pictures import ATTRIBUTE_COLOURS, CHANGED_ATTRIBUTES, class_colours, map_attributes, picture_rows
 from vae.pixels import chosen_pixels, to_pixels
 from vae.run_folder import replace_with
 from vae.terminal import note
@@ -19,7 +19,6 @@ STARTS = 12  # test images to start from
 IMAGES, CODES = 500, 2_000  # typical inputs by which the networks are rounded
 CODE_SPREAD = 1.2  # of drawn codes by which the decoder is rounded: people look a little further out than N(0, I)
 UNITS = 10  # sliders
-ATTRIBUTES = ("Smiling", "Eyeglasses")  # with a slider
 LEAST_INK = 0.2  # of white: darker pixels are not part of a digit
 
 
@@ -108,8 +107,7 @@ def classes_of(data):
     """The classes (N,) of the test images: their own, or one for each combination of the attributes with sliders."""
     if data.test_labels.ndim == 1:
         return data.test_labels
-    names = [name for name in FACE_ATTRIBUTES if name in data.label_names] or data.label_names
-    chosen = [data.label_names.index(name) for name in names[:2]]
+    chosen = [data.label_names.index(name) for name in map_attributes(data.label_names)[:2]]
     return data.test_labels[:, chosen] @ (2 ** np.arange(len(chosen)))
 
 
@@ -126,11 +124,10 @@ def colourings(data, rows, block):
     if labels.ndim == 1:
         count = len(data.label_names)
         return [colouring("classes", data.label_names, class_colours(count), labels[rows])]
-    shown = [name for name in FACE_ATTRIBUTES if name in data.label_names] or data.label_names[:4]
     answers = ("without", "with")
     return [
         colouring(name.replace("_", " "), answers, ATTRIBUTE_COLOURS, labels[rows, data.label_names.index(name)])
-        for name in shown
+        for name in map_attributes(data.label_names)
     ]
 
 
@@ -147,7 +144,7 @@ def attributes(data, means, block):
     At -1 a code lies as far along this way as the mean without the attribute, at 1 as far as the mean with it.
     """
     found = []
-    for name in ATTRIBUTES:
+    for name in CHANGED_ATTRIBUTES:
         present = data.test_labels[:, data.label_names.index(name)] == 1 if name in data.attributes else np.zeros(1)
         if 0 < present.mean() < 1:
             without, with_it = means[~present].mean(axis=0), means[present].mean(axis=0)
